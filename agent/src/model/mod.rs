@@ -1,0 +1,12 @@
+//! The vocabulary: addresses, identities, the names of workloads and services.
+//!
+//! Plain values that every other module speaks in. Nothing here does I/O, reads
+//! a clock or holds a lock, and nothing here imports another module.
+
+mod address;
+mod identity;
+mod name;
+
+pub use address::{ClientAddr, OrigDst, canonical};
+pub use identity::{SpiffeId, SpiffeIdError, TrustDomain};
+pub use name::{NamespacedName, NodeName};

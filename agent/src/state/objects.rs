@@ -1,0 +1,259 @@
+//! The objects of a [`super::Snapshot`]: what the mesh needs of each, and no more.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use serde::Serialize;
+
+use crate::model::{NamespacedName, NodeName, SpiffeId};
+
+/// A namespace and its labels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Namespace {
+    /// `metadata.name`.
+    pub name: Arc<str>,
+    /// `metadata.labels`.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Where a pod is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PodPhase {
+    /// Scheduled or running: may have traffic. A phase that is not given counts as this.
+    Running,
+    /// `Succeeded` or `Failed`: its addresses may belong to another pod by now.
+    Finished,
+}
+
+/// A pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Namespace and name.
+    pub name: NamespacedName,
+    /// `metadata.uid`, empty where the source gives none.
+    pub uid: Arc<str>,
+    /// The node it is bound to.
+    pub node: Option<NodeName>,
+    /// `status.podIPs`; never empty for a pod that is [`PodPhase::Running`] and enrolled.
+    pub ips: Vec<IpAddr>,
+    /// Who it is to its peers.
+    pub identity: SpiffeId,
+    /// `metadata.labels`.
+    pub labels: BTreeMap<String, String>,
+    /// The owning workload's name, such as the Deployment's, else the pod's own.
+    pub workload: Arc<str>,
+    /// Life-cycle phase.
+    pub phase: PodPhase,
+    /// All its containers are ready and it is not being deleted.
+    pub ready: bool,
+    /// It runs in the node's own network namespace, and so is never meshed.
+    pub host_network: bool,
+    /// The mesh is to carry its traffic (labels of namespace and pod, not `host_network`,
+    /// running, with an address).
+    pub enrolled: bool,
+    /// Annotation `fairlead.dev/netns`.
+    pub netns: Option<PathBuf>,
+    /// Annotation `fairlead.dev/exclude-outbound-ports`.
+    pub exclude_outbound_ports: Vec<u16>,
+    /// Annotation `fairlead.dev/exclude-outbound-cidrs`.
+    pub exclude_outbound_cidrs: Vec<IpNet>,
+    /// Annotation `fairlead.dev/exclude-inbound-ports`.
+    pub exclude_inbound_ports: Vec<u16>,
+    /// Annotation or label `fairlead.dev/close-existing: "true"`: connections from
+    /// before the enrolment are closed.
+    pub close_existing: bool,
+}
+
+/// A Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Namespace and name.
+    pub name: NamespacedName,
+    /// `spec.clusterIPs`; empty for a headless Service.
+    pub cluster_ips: Vec<IpAddr>,
+    /// `spec.ports`, TCP only.
+    pub ports: Vec<ServicePort>,
+    /// `spec.selector`; empty where its EndpointSlices are written by hand.
+    pub selector: BTreeMap<String, String>,
+    /// `spec.publishNotReadyAddresses`.
+    pub publish_not_ready: bool,
+}
+
+/// A port of a [`Service`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ServicePort {
+    /// `name`, empty where the Service has one unnamed port.
+    pub name: Arc<str>,
+    /// `port`.
+    pub port: u16,
+    /// `appProtocol`.
+    pub app_protocol: Option<Arc<str>>,
+}
+
+/// One address that serves one port of a Service, from an EndpointSlice or derived
+/// from the Service's selector.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Endpoint {
+    /// The back end's address.
+    pub ip: IpAddr,
+    /// The back end's port (`targetPort`, resolved).
+    pub port: u16,
+    /// May be sent new connections.
+    pub ready: bool,
+}
+
+/// How a policy matches a string: `abc` exactly, `abc*` prefix, `*abc` suffix, `*` presence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StringMatch {
+    /// The whole string.
+    Exact(String),
+    /// Its beginning.
+    Prefix(String),
+    /// Its end.
+    Suffix(String),
+    /// Anything that is not empty.
+    Present,
+}
+
+/// What an AuthorizationPolicy does where it matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Action {
+    /// Permits; and makes what it selects default-deny.
+    Allow,
+    /// Refuses, before any ALLOW is looked at.
+    Deny,
+    /// Only leaves a mark in the flow.
+    Audit,
+}
+
+/// Labels that a pod must carry; empty selects every pod of the scope.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Selector(pub BTreeMap<String, String>);
+
+impl Selector {
+    /// The labels contain all of the selector's.
+    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.0
+            .iter()
+            .all(|(key, value)| labels.get(key) == Some(value))
+    }
+}
+
+/// What a policy applies to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum PolicyScope {
+    /// Every workload of the mesh: an object in the root namespace with no selector.
+    Mesh,
+    /// Pods of the object's own namespace that the selector matches.
+    Pods(Selector),
+    /// Pods behind these Services of the object's own namespace (`targetRefs`).
+    Services(Vec<Arc<str>>),
+}
+
+/// Sources: each field that is given must match; within a field any of its values.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct From {
+    /// SPIFFE ids without `spiffe://`.
+    pub principals: Vec<StringMatch>,
+    /// None of these.
+    pub not_principals: Vec<StringMatch>,
+    /// Namespaces of the client's identity.
+    pub namespaces: Vec<StringMatch>,
+    /// None of these.
+    pub not_namespaces: Vec<StringMatch>,
+    /// Client addresses.
+    pub ip_blocks: Vec<IpNet>,
+    /// None of these.
+    pub not_ip_blocks: Vec<IpNet>,
+}
+
+/// Destinations: each field that is given must match; within a field any of its values.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct To {
+    /// The port that the application listens on.
+    pub ports: Vec<u16>,
+    /// None of these.
+    pub not_ports: Vec<u16>,
+}
+
+/// One rule: any of `from` (or none given) and any of `to` (or none given).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rule {
+    /// Sources.
+    pub from: Vec<From>,
+    /// Destinations.
+    pub to: Vec<To>,
+}
+
+/// An AuthorizationPolicy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AuthorizationPolicy {
+    /// Namespace and name.
+    pub name: NamespacedName,
+    /// Which workloads.
+    pub scope: PolicyScope,
+    /// What it does.
+    pub action: Action,
+    /// It is only counted and reported, never enforced.
+    pub dry_run: bool,
+    /// Its rules. None: an ALLOW that permits nothing, a DENY that never matches.
+    pub rules: Vec<Rule>,
+    /// What of it was not understood. Such a policy denies everything that it
+    /// selects, whatever its action says.
+    pub invalid: Option<String>,
+}
+
+/// Whether a workload takes plaintext.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum MtlsMode {
+    /// Plaintext and mTLS.
+    #[default]
+    Permissive,
+    /// mTLS only.
+    Strict,
+}
+
+/// A MeshPolicy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MeshPolicy {
+    /// Namespace and name.
+    pub name: NamespacedName,
+    /// Which workloads.
+    pub scope: PolicyScope,
+    /// `spec.mtls.mode`; `None` inherits from the wider scope.
+    pub mtls: Option<MtlsMode>,
+    /// `spec.mtls.ports`: per application port, before `mtls`.
+    pub port_mtls: BTreeMap<u16, MtlsMode>,
+    /// What of it was not understood. Such a policy is STRICT for what it selects.
+    pub invalid: Option<String>,
+}
+
+/// Something wrong with one object, for `status` and `lint`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Problem {
+    /// Where it was read, such as `shop.yaml`; empty for an API server.
+    pub file: String,
+    /// The line in that file, from 1; 0 where unknown.
+    pub line: usize,
+    /// The kind, such as `Pod`; empty where it could not be read.
+    pub kind: String,
+    /// `namespace/name`; empty where it could not be read.
+    pub object: String,
+    /// The field's path, such as `spec.rules[0].from`; empty for the whole object.
+    pub field: String,
+    /// What is wrong and what to do.
+    pub message: String,
+}

@@ -1,0 +1,2 @@
+//! The ABI between kernel and agent.
+#![no_std]
