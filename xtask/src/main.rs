@@ -1,2 +1,67 @@
-//! Tasks of the project.
-fn main() {}
+//! Tasks of the project: `cargo xtask <task>`.
+
+mod bpf;
+mod build;
+mod codegen;
+mod lint;
+mod setup;
+mod test;
+mod tidy;
+mod ui;
+mod vm;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Builds, tests, lints and shows Fairlead.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Find or install everything that building, testing and the demo need.
+    Setup(setup::Options),
+    /// Generate Rust from the protobuf definitions.
+    Codegen {
+        /// Only tell whether what is committed is up to date.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Build the kernel's programs alone.
+    Bpf,
+    /// Build the kernel's programs and the release agent.
+    Build,
+    /// Run the tests: of every crate, then of the whole on this machine's kernel.
+    Test(test::Options),
+    /// Check formatting, lints, module edges, owners, words and licences.
+    Lint,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments.task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            ui::line(format_args!("{} {error:#}", ui::red("error:")));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
+    match task {
+        Task::Setup(options) => setup::run(&options),
+        Task::Codegen { check } => codegen::run(check),
+        Task::Bpf => bpf::run(),
+        Task::Build => setup::for_building().and_then(|()| build::run()),
+        Task::Test(options) => test::run(&options),
+        Task::Lint => lint::run(),
+    }
+}
