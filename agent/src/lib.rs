@@ -6,10 +6,5 @@
 //! [`proxy`] and the maps of [`redirect`], and what happened a
 //! [`flow::FlowEvent`].
 
-pub mod flow;
-pub mod identity;
 pub mod model;
-pub mod policy;
-pub mod proxy;
-pub mod redirect;
 pub mod state;

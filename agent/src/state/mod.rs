@@ -4,11 +4,32 @@
 //! [`Snapshot`]s, each an O(1) copy of the one before with O(log n) of change.
 //! Nothing here does I/O, reads a clock or knows where objects come from.
 
+mod change;
+mod claims;
+mod derive;
+mod endpoints;
 mod objects;
+mod problems;
 mod snapshot;
+mod targets;
+mod writer;
 
+#[cfg(test)]
+pub(crate) mod fixtures;
+#[cfg(test)]
+mod tests;
+
+pub use change::{Change, Object, ObjectKey, ObjectKind, Origin};
 pub use objects::{
-    Action, AuthorizationPolicy, Endpoint, From, MeshPolicy, MtlsMode, Namespace, Pod, PodPhase,
-    PolicyScope, Problem, Rule, Selector, Service, ServicePort, StringMatch, To,
+    Action, AuthorizationPolicy, Endpoint, EndpointSlice, From, MeshPolicy, MtlsMode, Namespace,
+    Pod, PodPhase, PolicyScope, Problem, Rule, Selector, Service, ServicePort, StringMatch,
+    TargetPort, To,
 };
-pub use snapshot::{Change, Snapshot};
+pub use snapshot::Snapshot;
+pub use writer::Writer;
+
+/// Label of namespaces and pods: `enabled` or `disabled`.
+pub const MESH_LABEL: &str = "fairlead.dev/mesh";
+
+/// Policies of this namespace that select nothing in particular hold for the whole mesh.
+pub const ROOT_NAMESPACE: &str = "fairlead-system";

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::model::{NamespacedName, NodeName, SpiffeId};
 
@@ -31,6 +31,10 @@ pub enum PodPhase {
 
 /// A pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own, as the manifest states it"
+)]
 pub struct Pod {
     /// Namespace and name.
     pub name: NamespacedName,
@@ -55,6 +59,8 @@ pub struct Pod {
     /// The mesh is to carry its traffic (labels of namespace and pod, not `host_network`,
     /// running, with an address).
     pub enrolled: bool,
+    /// Named TCP ports of its containers, for a Service's `targetPort` by name.
+    pub container_ports: BTreeMap<Arc<str>, u16>,
     /// Annotation `fairlead.dev/netns`.
     pub netns: Option<PathBuf>,
     /// Annotation `fairlead.dev/exclude-outbound-ports`.
@@ -90,8 +96,33 @@ pub struct ServicePort {
     pub name: Arc<str>,
     /// `port`.
     pub port: u16,
+    /// `targetPort`.
+    pub target: TargetPort,
     /// `appProtocol`.
     pub app_protocol: Option<Arc<str>>,
+}
+
+/// Where a [`ServicePort`] leads to in the pods.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum TargetPort {
+    /// The same port of every pod.
+    Number(u16),
+    /// Whatever port a container of the pod has given this name.
+    Name(Arc<str>),
+}
+
+/// An EndpointSlice that someone else keeps for a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointSlice {
+    /// Namespace and name.
+    pub name: NamespacedName,
+    /// Label `kubernetes.io/service-name`.
+    pub service: Arc<str>,
+    /// `ports`: name and number, TCP only.
+    pub ports: Vec<(Arc<str>, u16)>,
+    /// `endpoints`: the first address of each, and whether it is ready.
+    pub addresses: Vec<(IpAddr, bool)>,
 }
 
 /// One address that serves one port of a Service, from an EndpointSlice or derived
@@ -120,8 +151,20 @@ pub enum StringMatch {
     Present,
 }
 
+impl StringMatch {
+    /// The text is one of those that are meant.
+    pub fn matches(&self, text: &str) -> bool {
+        match self {
+            Self::Exact(exact) => text == exact,
+            Self::Prefix(prefix) => text.starts_with(prefix.as_str()),
+            Self::Suffix(suffix) => text.ends_with(suffix.as_str()),
+            Self::Present => !text.is_empty(),
+        }
+    }
+}
+
 /// What an AuthorizationPolicy does where it matches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Action {
     /// Permits; and makes what it selects default-deny.
@@ -215,7 +258,7 @@ pub struct AuthorizationPolicy {
 }
 
 /// Whether a workload takes plaintext.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum MtlsMode {
     /// Plaintext and mTLS.
@@ -242,7 +285,7 @@ pub struct MeshPolicy {
 }
 
 /// Something wrong with one object, for `status` and `lint`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct Problem {
     /// Where it was read, such as `shop.yaml`; empty for an API server.
     pub file: String,

@@ -22,8 +22,12 @@ pub struct Snapshot {
     pub services: OrdMap<NamespacedName, Arc<Service>>,
     /// Index: the Service that owns a cluster address.
     pub services_by_ip: HashMap<IpAddr, Arc<Service>>,
-    /// Endpoints of each Service by the Service's port, sorted.
-    pub endpoints: HashMap<(NamespacedName, u16), Arc<[Endpoint]>>,
+    /// Index: addresses that more than one object claims, and which. Nobody owns
+    /// them, and nothing may be sent there.
+    pub contested: HashMap<IpAddr, Arc<[NamespacedName]>>,
+    /// Endpoints of each Service by the Service's port: ready ones first, then by
+    /// address. A Service's port with no endpoint has an empty entry.
+    pub endpoints: OrdMap<(NamespacedName, u16), Arc<[Endpoint]>>,
     /// By name.
     pub authorization_policies: OrdMap<NamespacedName, Arc<AuthorizationPolicy>>,
     /// By name.
@@ -34,6 +38,14 @@ pub struct Snapshot {
     pub revision: u64,
 }
 
-/// What a source says of one object.
-#[derive(Clone, Debug)]
-pub enum Change {}
+impl Snapshot {
+    /// The entries of one namespace, of a map that is keyed by name. O(log n) and
+    /// what it yields.
+    pub fn in_namespace<'a, V: Clone>(
+        map: &'a OrdMap<NamespacedName, V>,
+        namespace: &'a str,
+    ) -> impl Iterator<Item = (&'a NamespacedName, &'a V)> {
+        map.range(NamespacedName::new(namespace, "")..)
+            .take_while(move |(name, _)| &*name.namespace == namespace)
+    }
+}

@@ -1,0 +1,381 @@
+//! What a sequence of changes makes of the state.
+
+use std::collections::BTreeMap;
+
+use super::fixtures::{World, ip, labels, name, namespace, pod, port, service};
+use super::{
+    Action, AuthorizationPolicy, Change, Endpoint, EndpointSlice, MESH_LABEL, Namespace, Object,
+    ObjectKind, Origin, Pod, PodPhase, PolicyScope, Problem, Service, Snapshot, TargetPort, Writer,
+};
+
+impl World {
+    /// Endpoints as `ip:port`, with a `!` where not ready.
+    #[track_caller]
+    fn check_endpoints(&mut self, service: &str, port: u16, expected: &[&str]) {
+        let snapshot = self.0.publish().unwrap_or_else(|| self.0.snapshot.clone());
+        let endpoints = snapshot.endpoints.get(&(name(service), port));
+        let text = |e: &Endpoint| format!("{}:{}{}", e.ip, e.port, if e.ready { "" } else { "!" });
+        let found: Vec<String> = endpoints.unwrap().iter().map(text).collect();
+        assert_eq!(found, expected);
+    }
+}
+
+#[track_caller]
+fn check_enrolled(pod: &Pod, namespace_label: Option<&str>, expected: bool) {
+    let mut objects = vec![Object::Pod(pod.clone())];
+    objects.extend(namespace_label.map(|label| namespace(&pod.name.namespace, label)));
+    // In either order.
+    for _ in 0..2 {
+        let snapshot = World::new(objects.clone()).now();
+        assert_eq!(snapshot.pods[&pod.name].enrolled, expected);
+        objects.reverse();
+    }
+}
+
+#[test]
+fn enrolment_is_of_namespace_unless_the_pod_says_otherwise() {
+    let labelled = |label| Pod {
+        labels: labels(&[(MESH_LABEL, label)]),
+        ..pod("shop/a", &["10.0.0.1"])
+    };
+    check_enrolled(&pod("shop/a", &["10.0.0.1"]), None, false);
+    check_enrolled(&pod("shop/a", &["10.0.0.1"]), Some("enabled"), true);
+    check_enrolled(&pod("shop/a", &["10.0.0.1"]), Some("disabled"), false);
+    check_enrolled(&pod("shop/a", &["10.0.0.1"]), Some("yes"), false);
+    check_enrolled(&labelled("disabled"), Some("enabled"), false);
+    check_enrolled(&labelled("enabled"), Some("disabled"), true);
+    check_enrolled(&labelled("enabled"), None, true);
+    check_enrolled(&labelled("maybe"), Some("enabled"), true);
+}
+
+#[test]
+fn some_pods_are_never_enrolled() {
+    check_enrolled(&pod("shop/a", &[]), Some("enabled"), false);
+    let host = Pod {
+        host_network: true,
+        ..pod("shop/a", &["10.0.0.1"])
+    };
+    check_enrolled(&host, Some("enabled"), false);
+    let finished = Pod {
+        phase: PodPhase::Finished,
+        ..pod("shop/a", &["10.0.0.1"])
+    };
+    check_enrolled(&finished, Some("enabled"), false);
+}
+
+#[test]
+fn a_namespace_that_goes_takes_the_enrolment_with_it() {
+    let mut world = World::new([
+        namespace("shop", "enabled"),
+        Object::Pod(pod("shop/a", &["10.0.0.1"])),
+        Object::Pod(pod("shopping/a", &["10.0.0.2"])),
+    ]);
+    let snapshot = world.now();
+    assert!(snapshot.pods[&name("shop/a")].enrolled);
+    assert!(snapshot.pods_by_ip[&ip("10.0.0.1")].enrolled);
+    assert!(!snapshot.pods[&name("shopping/a")].enrolled);
+    world.remove(ObjectKind::Namespace, "shop");
+    let snapshot = world.now();
+    assert!(!snapshot.pods[&name("shop/a")].enrolled);
+    assert!(!snapshot.pods_by_ip[&ip("10.0.0.1")].enrolled);
+}
+
+#[test]
+fn the_first_snapshot_is_published_even_if_empty_and_then_only_changes() {
+    let mut writer = Writer::new();
+    assert_eq!(writer.publish().unwrap().revision, 1);
+    assert!(writer.publish().is_none());
+    let object = Object::Pod(pod("shop/a", &["10.0.0.1"]));
+    writer.apply(Change::Upsert(object.clone(), Origin::default()));
+    assert_eq!(writer.publish().unwrap().revision, 2);
+    writer.apply(Change::Upsert(object, Origin::default()));
+    assert!(writer.publish().is_none());
+}
+
+#[test]
+fn an_address_of_two_pods_belongs_to_none_until_one_goes() {
+    let mut world = World::new([
+        Object::Service(service("shop/web", "10.96.0.1")),
+        Object::Pod(pod("shop/a", &["10.0.0.1"])),
+        Object::Pod(pod("other/b", &["10.0.0.1", "10.0.0.2"])),
+    ]);
+    let snapshot = world.now();
+    assert!(!snapshot.pods_by_ip.contains_key(&ip("10.0.0.1")));
+    assert_eq!(snapshot.pods_by_ip[&ip("10.0.0.2")].name, name("other/b"));
+    assert_eq!(snapshot.contested[&ip("10.0.0.1")].len(), 2);
+    let objects: Vec<&str> = snapshot
+        .problems
+        .iter()
+        .map(|p| p.object.as_str())
+        .collect();
+    assert_eq!(objects, ["other/b", "shop/a"]);
+    world.check_endpoints("shop/web", 80, &[]);
+    world.remove(ObjectKind::Pod, "other/b");
+    world.check_endpoints("shop/web", 80, &["10.0.0.1:8080"]);
+    let snapshot = world.0.snapshot.clone();
+    assert_eq!(snapshot.pods_by_ip[&ip("10.0.0.1")].name, name("shop/a"));
+    assert!(snapshot.contested.is_empty() && snapshot.problems.is_empty());
+    assert!(world.0.claims.values().all(|claims| !claims.is_empty()));
+}
+
+#[test]
+fn an_address_moves_when_its_pod_finishes() {
+    let mut world = World::new([
+        Object::Pod(pod("shop/old", &["10.0.0.1"])),
+        Object::Pod(pod("shop/new", &["10.0.0.1"])),
+    ]);
+    let finished = Pod {
+        phase: PodPhase::Finished,
+        ..pod("shop/old", &["10.0.0.1"])
+    };
+    world.put(Object::Pod(finished));
+    let snapshot = world.now();
+    assert_eq!(snapshot.pods_by_ip[&ip("10.0.0.1")].name, name("shop/new"));
+    assert!(snapshot.problems.is_empty());
+}
+
+#[test]
+fn a_cluster_address_can_be_contested_too() {
+    let mut world = World::new([
+        Object::Service(service("shop/web", "10.96.0.1")),
+        Object::Service(service("evil/web", "10.96.0.1")),
+    ]);
+    let snapshot = world.now();
+    assert!(snapshot.services_by_ip.is_empty());
+    assert_eq!(snapshot.problems.len(), 2);
+    world.remove(ObjectKind::Service, "evil/web");
+    let snapshot = world.now();
+    let owner = &snapshot.services_by_ip[&ip("10.96.0.1")];
+    assert_eq!(owner.name, name("shop/web"));
+    world.put(Object::Pod(pod("shop/a", &["10.96.0.1"])));
+    let snapshot = world.now();
+    assert!(snapshot.services_by_ip.is_empty() && snapshot.pods_by_ip.is_empty());
+}
+
+#[test]
+fn endpoints_follow_pods_labels_and_readiness() {
+    let mut world = World::new([
+        Object::Service(service("shop/web", "10.96.0.1")),
+        Object::Pod(pod("shop/a", &["10.0.0.1", "fd00::1"])),
+        Object::Pod(pod("shop/b", &["10.0.0.2"])),
+        Object::Pod(pod("other/c", &["10.0.0.3"])),
+    ]);
+    let both = ["10.0.0.1:8080", "10.0.0.2:8080", "[fd00::1]:8080"];
+    let both: Vec<String> = both
+        .iter()
+        .map(|text| text.replace(['[', ']'], ""))
+        .collect();
+    let both: Vec<&str> = both.iter().map(String::as_str).collect();
+    world.check_endpoints("shop/web", 80, &both);
+    world.check_endpoints(
+        "shop/web",
+        90,
+        &["10.0.0.1:9090", "10.0.0.2:9090", "fd00::1:9090"],
+    );
+
+    let unready = Pod {
+        ready: false,
+        ..pod("shop/a", &["10.0.0.1"])
+    };
+    world.put(Object::Pod(unready));
+    world.check_endpoints("shop/web", 80, &["10.0.0.2:8080", "10.0.0.1:8080!"]);
+
+    let unnamed_port = Pod {
+        container_ports: BTreeMap::new(),
+        ..pod("shop/a", &["10.0.0.1"])
+    };
+    world.put(Object::Pod(unnamed_port));
+    world.check_endpoints("shop/web", 80, &["10.0.0.2:8080"]);
+
+    let unlabelled = Pod {
+        labels: BTreeMap::new(),
+        ..pod("shop/b", &["10.0.0.2"])
+    };
+    world.put(Object::Pod(unlabelled));
+    world.check_endpoints("shop/web", 80, &[]);
+    world.check_endpoints("shop/web", 90, &["10.0.0.1:9090"]);
+    world.remove(ObjectKind::Pod, "shop/a");
+    world.check_endpoints("shop/web", 90, &[]);
+}
+
+#[test]
+fn a_service_may_come_last_or_change() {
+    let mut world = World::new([Object::Pod(pod("shop/a", &["10.0.0.1"]))]);
+    world.put(Object::Service(service("shop/web", "")));
+    world.check_endpoints("shop/web", 80, &["10.0.0.1:8080"]);
+    let mut changed = service("shop/web", "10.96.0.1");
+    changed.ports = vec![port("", 81, TargetPort::Number(7000))];
+    world.put(Object::Service(changed));
+    world.check_endpoints("shop/web", 81, &["10.0.0.1:7000"]);
+    let snapshot = world.0.snapshot.clone();
+    assert!(!snapshot.endpoints.contains_key(&(name("shop/web"), 80)));
+    world.remove(ObjectKind::Service, "shop/web");
+    let snapshot = world.now();
+    assert!(snapshot.endpoints.is_empty() && snapshot.services_by_ip.is_empty());
+}
+
+#[test]
+fn publish_not_ready_addresses_makes_them_ready() {
+    let published = Service {
+        publish_not_ready: true,
+        ..service("shop/web", "")
+    };
+    let unready = Pod {
+        ready: false,
+        ..pod("shop/a", &["10.0.0.1"])
+    };
+    let mut world = World::new([Object::Service(published), Object::Pod(unready)]);
+    world.check_endpoints("shop/web", 80, &["10.0.0.1:8080"]);
+}
+
+#[test]
+fn pods_in_the_nodes_network_share_an_address() {
+    let host = |text| Pod {
+        host_network: true,
+        ..pod(text, &["192.168.0.1"])
+    };
+    let mut other = host("shop/b");
+    other.container_ports = BTreeMap::from([("http".into(), 8081)]);
+    let mut world = World::new([
+        Object::Service(service("shop/web", "")),
+        Object::Pod(host("shop/a")),
+        Object::Pod(other),
+    ]);
+    world.check_endpoints("shop/web", 80, &["192.168.0.1:8080", "192.168.0.1:8081"]);
+    assert!(world.0.snapshot.pods_by_ip.is_empty());
+    assert!(world.0.snapshot.problems.is_empty());
+    world.remove(ObjectKind::Pod, "shop/a");
+    world.check_endpoints("shop/web", 80, &["192.168.0.1:8081"]);
+}
+
+#[test]
+fn slices_of_its_own_replace_derived_endpoints() {
+    let slice = |text, address, ready| {
+        Object::EndpointSlice(EndpointSlice {
+            name: name(text),
+            service: "web".into(),
+            ports: vec![("http".into(), 3000)],
+            addresses: vec![(ip(address), ready)],
+        })
+    };
+    let mut world = World::new([
+        slice("shop/web-1", "10.9.0.1", true),
+        Object::Service(service("shop/web", "10.96.0.1")),
+        Object::Pod(pod("shop/a", &["10.0.0.1"])),
+    ]);
+    world.check_endpoints("shop/web", 80, &["10.9.0.1:3000"]);
+    world.check_endpoints("shop/web", 90, &[]);
+    world.put(slice("shop/web-2", "10.9.0.2", false));
+    world.check_endpoints("shop/web", 80, &["10.9.0.1:3000", "10.9.0.2:3000!"]);
+    world.put(Object::Pod(pod("shop/b", &["10.0.0.2"])));
+    world.check_endpoints("shop/web", 80, &["10.9.0.1:3000", "10.9.0.2:3000!"]);
+    world.remove(ObjectKind::EndpointSlice, "shop/web-1");
+    world.remove(ObjectKind::EndpointSlice, "shop/web-2");
+    world.check_endpoints("shop/web", 80, &["10.0.0.1:8080", "10.0.0.2:8080"]);
+}
+
+#[test]
+fn a_target_that_does_not_exist_is_reported_until_it_does() {
+    let policy = AuthorizationPolicy {
+        name: name("shop/p"),
+        scope: PolicyScope::Services(vec!["web".into()]),
+        action: Action::Deny,
+        dry_run: false,
+        rules: Vec::new(),
+        invalid: None,
+    };
+    let mut world = World::new([Object::AuthorizationPolicy(policy)]);
+    let snapshot = world.now();
+    assert_eq!(snapshot.problems.len(), 1);
+    world.put(Object::Service(service("shop/web", "")));
+    assert!(world.now().problems.is_empty());
+    world.remove(ObjectKind::Service, "shop/web");
+    assert_eq!(world.now().problems.len(), 1);
+    world.remove(ObjectKind::AuthorizationPolicy, "shop/p");
+    assert!(world.now().problems.is_empty());
+}
+
+#[test]
+fn a_problem_of_two_owners_stays_until_both_take_it_back() {
+    let problem = Problem {
+        message: "no".to_owned(),
+        ..Problem::default()
+    };
+    let mut world = World::new([]);
+    let report = |owner: &str, problems: Vec<Problem>| Change::Problems {
+        owner: owner.into(),
+        problems,
+    };
+    world
+        .0
+        .apply(report("a", vec![problem.clone(), problem.clone()]));
+    world.0.apply(report("b", vec![problem]));
+    assert_eq!(world.now().problems.len(), 1);
+    world.0.apply(report("a", Vec::new()));
+    assert_eq!(world.now().problems.len(), 1);
+    world.0.apply(report("b", Vec::new()));
+    assert!(world.now().problems.is_empty());
+}
+
+/// Whatever the order of changes, the indices are those of a state built at once.
+#[test]
+fn any_history_gives_the_same_indices() {
+    let mut random = 7_u64;
+    let mut next = |bound: u64| {
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % bound
+    };
+    let mut world = World::new([]);
+    for _ in 0..3000 {
+        match next(8) {
+            0 => world.remove(ObjectKind::Pod, &format!("shop/p{}", next(6))),
+            1 => world.remove(ObjectKind::Service, &format!("shop/s{}", next(2))),
+            2 => {
+                let mut new = service(
+                    &format!("shop/s{}", next(2)),
+                    &format!("10.0.0.{}", next(9)),
+                );
+                new.selector = labels(&[("app", ["web", "db"][usize::try_from(next(2)).unwrap()])]);
+                world.put(Object::Service(new));
+            }
+            3 => world.put(namespace(
+                "shop",
+                ["enabled", "disabled"][usize::try_from(next(2)).unwrap()],
+            )),
+            _ => {
+                let address = format!("10.0.0.{}", next(5));
+                let mut new = pod(&format!("shop/p{}", next(6)), &[&address]);
+                new.ready = next(2) == 0;
+                new.host_network = next(5) == 0;
+                new.labels = labels(&[("app", ["web", "db"][usize::try_from(next(2)).unwrap()])]);
+                new.phase = [PodPhase::Running, PodPhase::Finished][usize::from(next(5) == 0)];
+                world.put(Object::Pod(new));
+            }
+        }
+        check_rebuilt(&world.0.snapshot);
+    }
+}
+
+#[track_caller]
+fn check_rebuilt(snapshot: &Snapshot) {
+    let namespaces = snapshot
+        .namespaces
+        .values()
+        .map(|o| Object::Namespace(Namespace::clone(o)));
+    let services = snapshot
+        .services
+        .values()
+        .map(|o| Object::Service(Service::clone(o)));
+    let pods = snapshot.pods.values().map(|o| Object::Pod(Pod::clone(o)));
+    let rebuilt = World::new(pods.chain(services).chain(namespaces))
+        .0
+        .snapshot;
+    assert_eq!(rebuilt.pods, snapshot.pods);
+    assert_eq!(rebuilt.pods_by_ip, snapshot.pods_by_ip);
+    assert_eq!(rebuilt.services_by_ip, snapshot.services_by_ip);
+    assert_eq!(rebuilt.contested, snapshot.contested);
+    assert_eq!(rebuilt.endpoints, snapshot.endpoints);
+    assert_eq!(rebuilt.problems, snapshot.problems);
+}

@@ -1,0 +1,264 @@
+//! The one place that changes a [`Snapshot`].
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::change::{Change, Object, ObjectKey, ObjectKind, Origin};
+use super::claims::Claims;
+use super::objects::{EndpointSlice, Namespace, Pod, PodPhase, Problem, Service};
+use super::problems::{Owner, Problems};
+use super::{MESH_LABEL, Snapshot};
+use crate::model::NamespacedName;
+
+/// Applies changes and publishes snapshots. A change costs O(log n) and what it
+/// touches: the Services of the pod's namespace, the pods of the Service's, the
+/// endpoints of the Services that select the pod.
+#[derive(Debug, Default)]
+pub struct Writer {
+    pub(super) snapshot: Snapshot,
+    pub(super) changed: bool,
+    pub(super) origins: HashMap<ObjectKey, Origin>,
+    pub(super) claims: HashMap<IpAddr, Claims>,
+    pub(super) slices: HashMap<NamespacedName, BTreeMap<Arc<str>, EndpointSlice>>,
+    pub(super) service_of_slice: HashMap<NamespacedName, NamespacedName>,
+    pub(super) problems: Problems,
+}
+
+impl Writer {
+    /// A writer of an empty state.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Applies one change; nobody sees it before [`Self::publish`].
+    pub fn apply(&mut self, change: Change) {
+        match change {
+            Change::Upsert(object, origin) => {
+                self.origins.insert(object.key(), origin);
+                self.upsert(object);
+            }
+            Change::Remove(key) => {
+                self.remove(&key);
+                self.origins.remove(&key);
+            }
+            Change::Problems { owner, problems } => self.report(Owner::Source(owner), problems),
+        }
+    }
+
+    /// The state as it is now, as the next revision; `None` where nothing changed
+    /// since the last one. The first is never `None`: it tells that the source has
+    /// been read, even if there was nothing in it.
+    pub fn publish(&mut self) -> Option<Snapshot> {
+        if !self.changed && self.snapshot.revision > 0 {
+            return None;
+        }
+        self.changed = false;
+        self.snapshot.revision += 1;
+        Some(self.snapshot.clone())
+    }
+
+    fn upsert(&mut self, object: Object) {
+        match object {
+            Object::Namespace(namespace) => self.put_namespace(namespace),
+            Object::Pod(pod) => {
+                let name = pod.name.clone();
+                self.put_pod(&name, Some(pod));
+            }
+            Object::Service(service) => {
+                let name = service.name.clone();
+                self.put_service(&name, Some(service));
+            }
+            Object::EndpointSlice(slice) => {
+                let name = slice.name.clone();
+                self.put_slice(&name, Some(slice));
+            }
+            Object::AuthorizationPolicy(policy) => {
+                let name = policy.name.clone();
+                let scope = policy.scope.clone();
+                let policies = &mut self.snapshot.authorization_policies;
+                if policies.get(&name).is_none_or(|old| **old != policy) {
+                    policies.insert(name.clone(), Arc::new(policy));
+                    self.changed = true;
+                }
+                self.check_targets(ObjectKind::AuthorizationPolicy, name, Some(&scope));
+            }
+            Object::MeshPolicy(policy) => {
+                let name = policy.name.clone();
+                let scope = policy.scope.clone();
+                let policies = &mut self.snapshot.mesh_policies;
+                if policies.get(&name).is_none_or(|old| **old != policy) {
+                    policies.insert(name.clone(), Arc::new(policy));
+                    self.changed = true;
+                }
+                self.check_targets(ObjectKind::MeshPolicy, name, Some(&scope));
+            }
+        }
+    }
+
+    fn remove(&mut self, key: &ObjectKey) {
+        let name = &key.name;
+        match key.kind {
+            ObjectKind::Namespace => {
+                if self.snapshot.namespaces.remove(&name.name).is_some() {
+                    self.changed = true;
+                    self.enrol_namespace(&Arc::clone(&name.name));
+                }
+            }
+            ObjectKind::Pod => self.put_pod(name, None),
+            ObjectKind::Service => self.put_service(name, None),
+            ObjectKind::EndpointSlice => self.put_slice(name, None),
+            ObjectKind::AuthorizationPolicy => {
+                self.changed |= self.snapshot.authorization_policies.remove(name).is_some();
+                self.check_targets(key.kind, name.clone(), None);
+            }
+            ObjectKind::MeshPolicy => {
+                self.changed |= self.snapshot.mesh_policies.remove(name).is_some();
+                self.check_targets(key.kind, name.clone(), None);
+            }
+        }
+    }
+
+    fn put_namespace(&mut self, namespace: Namespace) {
+        let name = Arc::clone(&namespace.name);
+        let old = self.snapshot.namespaces.get(&name);
+        if old.is_some_and(|old| **old == namespace) {
+            return;
+        }
+        self.changed = true;
+        self.snapshot
+            .namespaces
+            .insert(Arc::clone(&name), Arc::new(namespace));
+        self.enrol_namespace(&name);
+    }
+
+    /// Decides again for each pod of a namespace whose labels changed.
+    fn enrol_namespace(&mut self, namespace: &str) {
+        let pods: Vec<Arc<Pod>> = Snapshot::in_namespace(&self.snapshot.pods, namespace)
+            .filter(|(_, pod)| pod.enrolled != self.enrolled(pod))
+            .map(|(_, pod)| Arc::clone(pod))
+            .collect();
+        for pod in pods {
+            self.put_pod(&pod.name, Some(Pod::clone(&pod)));
+        }
+    }
+
+    /// Whether the mesh is to carry the pod's traffic.
+    fn enrolled(&self, pod: &Pod) -> bool {
+        let namespace = self.snapshot.namespaces.get(&pod.name.namespace);
+        let namespace_label = namespace.and_then(|namespace| namespace.labels.get(MESH_LABEL));
+        let wanted = match pod.labels.get(MESH_LABEL).map(String::as_str) {
+            Some("enabled") => true,
+            Some("disabled") => false,
+            Some(_) | None => namespace_label.is_some_and(|label| label == "enabled"),
+        };
+        wanted && !pod.host_network && pod.phase == PodPhase::Running && !pod.ips.is_empty()
+    }
+
+    fn put_pod(&mut self, name: &NamespacedName, new: Option<Pod>) {
+        let new = new.map(|mut pod| {
+            pod.enrolled = self.enrolled(&pod);
+            Arc::new(pod)
+        });
+        let old = self.snapshot.pods.get(name).cloned();
+        if old == new {
+            return;
+        }
+        self.changed = true;
+        let versions: Vec<Arc<Pod>> = old.iter().chain(&new).map(Arc::clone).collect();
+        match new {
+            Some(pod) => self.snapshot.pods.insert(name.clone(), pod),
+            None => self.snapshot.pods.remove(name),
+        };
+        let ips = versions.iter().flat_map(|pod| pod.ips.clone()).collect();
+        let mut services = self.selecting(&versions);
+        services.extend(self.services_of_claimants(&ips));
+        if let Some(old) = &old {
+            self.claim(old, false);
+        }
+        if let Some(pod) = self.snapshot.pods.get(name).cloned() {
+            self.claim(&pod, true);
+        }
+        services.extend(self.services_of_claimants(&ips));
+        self.settle(&ips);
+        self.refresh(&services, &ips);
+    }
+
+    fn put_service(&mut self, name: &NamespacedName, new: Option<Service>) {
+        let new = new.map(Arc::new);
+        let old = self.snapshot.services.get(name).cloned();
+        if old == new {
+            return;
+        }
+        self.changed = true;
+        let versions = || old.iter().chain(&new);
+        let ips: BTreeSet<IpAddr> = versions()
+            .flat_map(|service| service.cluster_ips.clone())
+            .collect();
+        for ip in &ips {
+            let claims = self.claims.entry(*ip).or_default();
+            if new.as_ref().is_some_and(|new| new.cluster_ips.contains(ip)) {
+                claims.services.insert(name.clone());
+            } else {
+                claims.services.remove(name);
+            }
+        }
+        for port in versions().flat_map(|service| &service.ports) {
+            self.snapshot.endpoints.remove(&(name.clone(), port.port));
+        }
+        let exists = new.is_some();
+        let came_or_went = exists != old.is_some();
+        match new {
+            Some(service) => self.snapshot.services.insert(name.clone(), service),
+            None => self.snapshot.services.remove(name),
+        };
+        self.settle(&ips);
+        self.rebuild(name);
+        let services = self.services_of_claimants(&ips);
+        self.refresh(&services, &ips);
+        if came_or_went {
+            self.check_targets_of_namespace(&name.namespace);
+        }
+    }
+
+    fn put_slice(&mut self, name: &NamespacedName, new: Option<EndpointSlice>) {
+        let mut services = BTreeSet::new();
+        if let Some(service) = self.service_of_slice.remove(name) {
+            if let Some(slices) = self.slices.get_mut(&service) {
+                slices.remove(&name.name);
+                if slices.is_empty() {
+                    self.slices.remove(&service);
+                }
+            }
+            services.insert(service);
+        }
+        if let Some(slice) = new {
+            let service =
+                NamespacedName::new(Arc::clone(&name.namespace), Arc::clone(&slice.service));
+            self.service_of_slice.insert(name.clone(), service.clone());
+            let slices = self.slices.entry(service.clone()).or_default();
+            slices.insert(Arc::clone(&name.name), slice);
+            services.insert(service);
+        }
+        for service in services {
+            self.rebuild(&service);
+        }
+    }
+
+    pub(super) fn problem(&self, key: &ObjectKey, field: &str, message: String) -> Problem {
+        let origin = self.origins.get(key).cloned().unwrap_or_default();
+        Problem {
+            file: origin.file.to_string(),
+            line: origin.line,
+            kind: key.kind.as_str().to_owned(),
+            object: key.object(),
+            field: field.to_owned(),
+            message,
+        }
+    }
+
+    pub(super) fn report(&mut self, owner: Owner, problems: Vec<Problem>) {
+        let shown = &mut self.snapshot.problems;
+        self.changed |= self.problems.replace(owner, problems, shown);
+    }
+}
