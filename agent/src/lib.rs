@@ -7,4 +7,5 @@
 //! [`flow::FlowEvent`].
 
 pub mod model;
+pub mod policy;
 pub mod state;

@@ -1,0 +1,31 @@
+//! What the cluster's objects mean for one connection.
+//!
+//! In: a [`crate::state::Snapshot`]. Out: a [`Table`], which says where a
+//! connection goes ([`Table::route`]), whether a pod takes it
+//! ([`InboundPolicy::authorize`]) and why ([`Table::explain`]). Everything here is
+//! pure: no I/O, no clock, no randomness but what the caller hands in.
+//!
+//! Invariant: what was not understood denies. A missing identity never satisfies
+//! an ALLOW that speaks of identities, not even of those that it excludes.
+
+mod authorization;
+mod explain;
+mod explanation;
+mod inbound;
+mod matching;
+mod mtls;
+mod route;
+mod table;
+mod target;
+
+#[cfg(test)]
+mod tests;
+
+pub use authorization::{Decision, DenyReason, Permission, Request};
+pub use explanation::{
+    Candidate, Explanation, MtlsStep, Outcome, PodSummary, PolicyStep, RuleStep, Server, Verdict,
+};
+pub use inbound::InboundPolicy;
+pub use route::{Route, UnavailableReason};
+pub use table::Table;
+pub use target::ExplainError;

@@ -1,0 +1,144 @@
+//! Where a connection goes.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use super::table::Table;
+use crate::model::{NamespacedName, OrigDst, canonical};
+use crate::state::{Endpoint, Pod, Service, ServicePort};
+
+/// Where a connection goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// To a pod of the state, enrolled or not.
+    Pod {
+        /// The pod.
+        pod: Arc<Pod>,
+        /// Its address and the application's port.
+        address: SocketAddr,
+        /// The Service that was dialled, if one was.
+        service: Option<NamespacedName>,
+    },
+    /// To an address that is no pod's: out of the mesh, as it is.
+    Passthrough {
+        /// The address.
+        address: SocketAddr,
+        /// The Service that was dialled, if one was.
+        service: Option<NamespacedName>,
+    },
+    /// Nowhere.
+    Unavailable {
+        /// Why.
+        reason: UnavailableReason,
+        /// The Service that was dialled, if one was.
+        service: Option<NamespacedName>,
+    },
+}
+
+/// Why a connection goes nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UnavailableReason {
+    /// The Service has no endpoint that is ready, of the address's family.
+    NoEndpoints,
+    /// The Service has no such TCP port.
+    UnknownPort,
+    /// More than one object of the state claims the address.
+    AddressContested,
+}
+
+impl UnavailableReason {
+    /// The word for flows and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NoEndpoints => "no_endpoints",
+            Self::UnknownPort => "unknown_port",
+            Self::AddressContested => "address_contested",
+        }
+    }
+}
+
+impl Table {
+    /// Where a connection of `client` to `dst` goes. `random` chooses among the
+    /// endpoints that are ready, each with the same probability.
+    pub fn route(&self, _client: &Pod, dst: OrigDst, random: u64) -> Route {
+        let address = canonical(dst.0);
+        let snapshot = self.snapshot();
+        if let Some(service) = snapshot.services_by_ip.get(&address.ip()) {
+            return self.route_service(service, address, random);
+        }
+        self.route_address(address, None)
+    }
+
+    fn route_service(&self, service: &Arc<Service>, dialled: SocketAddr, random: u64) -> Route {
+        let unavailable = |reason| Route::Unavailable {
+            reason,
+            service: Some(service.name.clone()),
+        };
+        let Some(port) = service_port(service, dialled.port()) else {
+            return unavailable(UnavailableReason::UnknownPort);
+        };
+        let candidates = self.candidates(service, port, dialled.ip());
+        match choose(candidates, random) {
+            Some(endpoint) => {
+                let address = SocketAddr::new(endpoint.ip, endpoint.port);
+                self.route_address(address, Some(service.name.clone()))
+            }
+            None => unavailable(UnavailableReason::NoEndpoints),
+        }
+    }
+
+    fn route_address(&self, address: SocketAddr, service: Option<NamespacedName>) -> Route {
+        let ip = address.ip();
+        if let Some(pod) = self.pod_by_ip(ip) {
+            return Route::Pod {
+                pod: Arc::clone(pod),
+                address,
+                service,
+            };
+        }
+        if self.snapshot().contested.contains_key(&ip) {
+            let reason = UnavailableReason::AddressContested;
+            return Route::Unavailable { reason, service };
+        }
+        Route::Passthrough { address, service }
+    }
+
+    /// The ready endpoints of the family of `ip`.
+    fn candidates(&self, service: &Service, port: &ServicePort, ip: IpAddr) -> &[Endpoint] {
+        ready_of_family(self.endpoints(service, port), ip)
+    }
+
+    /// All endpoints of a port of a Service.
+    pub(super) fn endpoints(&self, service: &Service, port: &ServicePort) -> &[Endpoint] {
+        let key = (service.name.clone(), port.port);
+        self.snapshot()
+            .endpoints
+            .get(&key)
+            .map_or(&[], |endpoints| &**endpoints)
+    }
+}
+
+/// The port of a Service that has this number.
+pub(super) fn service_port(service: &Service, port: u16) -> Option<&ServicePort> {
+    service
+        .ports
+        .iter()
+        .find(|candidate| candidate.port == port)
+}
+
+/// The ready endpoints of one family. They come first, IPv4 before IPv6, so that no
+/// connection has to look at all of them.
+fn ready_of_family(endpoints: &[Endpoint], ip: IpAddr) -> &[Endpoint] {
+    let ready = endpoints.partition_point(|endpoint| endpoint.ready);
+    let ready = &endpoints[..ready];
+    let (v4, v6) = ready.split_at(ready.partition_point(|endpoint| endpoint.ip.is_ipv4()));
+    if ip.is_ipv4() { v4 } else { v6 }
+}
+
+/// One of the candidates; `random` is spread over all of them.
+fn choose(candidates: &[Endpoint], random: u64) -> Option<&Endpoint> {
+    let count = u128::try_from(candidates.len()).ok()?;
+    let index = usize::try_from((u128::from(random) * count) >> 64).ok()?;
+    candidates.get(index)
+}

@@ -1,0 +1,273 @@
+//! The compiled view of a snapshot.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
+
+use super::authorization::Compiled;
+use super::inbound::InboundPolicy;
+use crate::model::NamespacedName;
+use crate::state::{MeshPolicy, Pod, PolicyScope, ROOT_NAMESPACE, Service, Snapshot};
+
+/// What a snapshot means. A clone is O(1).
+#[derive(Clone, Debug)]
+pub struct Table {
+    snapshot: Snapshot,
+    policies: OrdMap<NamespacedName, Arc<Compiled>>,
+    /// Of every enrolled pod.
+    inbound: OrdMap<NamespacedName, Arc<InboundPolicy>>,
+    unknown: Arc<InboundPolicy>,
+}
+
+/// The pods whose inbound policies must be worked out again.
+#[derive(Debug, Default)]
+struct Affected {
+    mesh: bool,
+    namespaces: BTreeSet<Arc<str>>,
+    pods: BTreeSet<NamespacedName>,
+}
+
+impl Table {
+    /// The table of a snapshot. What didn't change since `previous` is taken over, so
+    /// that the cost is that of the change, and an unchanged [`InboundPolicy`] stays
+    /// the same `Arc`. Objects that make no sense deny; they never stop this.
+    pub fn compile(previous: Option<&Self>, snapshot: Snapshot) -> Self {
+        let mut table = previous.cloned().unwrap_or_else(|| Self {
+            snapshot: Snapshot::default(),
+            policies: OrdMap::new(),
+            inbound: OrdMap::new(),
+            unknown: Arc::new(InboundPolicy::unknown()),
+        });
+        let affected = Affected::between(&table.snapshot, &snapshot);
+        let old = std::mem::replace(&mut table.snapshot, snapshot);
+        table.compile_policies(&old);
+        table.compile_pods(affected);
+        table
+    }
+
+    /// What it was compiled from.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// The pod that owns an address; `None` also where several claim it.
+    pub fn pod_by_ip(&self, ip: IpAddr) -> Option<&Arc<Pod>> {
+        self.snapshot.pods_by_ip.get(&ip.to_canonical())
+    }
+
+    /// The inbound policy of an enrolled pod. Of any other pod: one that denies
+    /// everything, since nobody should be asking.
+    pub fn inbound(&self, pod: &NamespacedName) -> Arc<InboundPolicy> {
+        Arc::clone(self.inbound.get(pod).unwrap_or(&self.unknown))
+    }
+
+    /// The scope covers the pod.
+    pub(super) fn selects(&self, namespace: &str, scope: &PolicyScope, pod: &Pod) -> bool {
+        let same_namespace = &*pod.name.namespace == namespace;
+        match scope {
+            PolicyScope::Mesh => true,
+            PolicyScope::Pods(selector) => same_namespace && selector.matches(&pod.labels),
+            PolicyScope::Services(services) => {
+                let behind = |service| self.is_behind(pod, service);
+                same_namespace && services.iter().any(behind)
+            }
+        }
+    }
+
+    /// The pod is one of the Service's back ends, ready or not.
+    fn is_behind(&self, pod: &Pod, service: &Arc<str>) -> bool {
+        let name = NamespacedName::new(Arc::clone(&pod.name.namespace), Arc::clone(service));
+        let Some(service) = self.snapshot.services.get(&name) else {
+            return false;
+        };
+        if !service.selector.is_empty() {
+            let labelled = |(key, value)| pod.labels.get(key) == Some(value);
+            return service.selector.iter().all(labelled);
+        }
+        let ports = service.ports.iter();
+        ports
+            .flat_map(|port| self.endpoints(service, port))
+            .any(|endpoint| pod.ips.contains(&endpoint.ip))
+    }
+
+    fn compile_policies(&mut self, old: &Snapshot) {
+        let now = self.snapshot.authorization_policies.clone();
+        for change in old.authorization_policies.diff(&now) {
+            match change {
+                DiffItem::Add(name, policy)
+                | DiffItem::Update {
+                    new: (name, policy),
+                    ..
+                } => {
+                    let compiled = Compiled::new(Arc::clone(policy));
+                    self.policies.insert(name.clone(), Arc::new(compiled));
+                }
+                DiffItem::Remove(name, _) => {
+                    self.policies.remove(name);
+                }
+            }
+        }
+    }
+
+    fn compile_pods(&mut self, affected: Affected) {
+        let mut names = affected.pods;
+        let all = &self.snapshot.pods;
+        if affected.mesh {
+            names.extend(all.keys().cloned());
+        }
+        for namespace in &affected.namespaces {
+            names.extend(Snapshot::in_namespace(all, namespace).map(|(name, _)| name.clone()));
+        }
+        for name in names {
+            match self.snapshot.pods.get(&name).filter(|pod| pod.enrolled) {
+                Some(pod) => {
+                    let new = self.compile_pod(pod);
+                    if self.inbound.get(&name).is_none_or(|old| **old != new) {
+                        self.inbound.insert(name, Arc::new(new));
+                    }
+                }
+                None => {
+                    self.inbound.remove(&name);
+                }
+            }
+        }
+    }
+
+    fn compile_pod(&self, pod: &Pod) -> InboundPolicy {
+        let policies = in_reach(&self.policies, &pod.name.namespace)
+            .filter(|policy| {
+                let source = &policy.source;
+                self.selects(&source.name.namespace, &source.scope, pod)
+            })
+            .cloned();
+        let mesh: Vec<Arc<MeshPolicy>> =
+            in_reach(&self.snapshot.mesh_policies, &pod.name.namespace)
+                .filter(|policy| self.selects(&policy.name.namespace, &policy.scope, pod))
+                .cloned()
+                .collect();
+        InboundPolicy::new(policies.collect(), &mesh)
+    }
+
+    /// AuthorizationPolicies that could select pods of a namespace.
+    pub(super) fn policies_in_reach<'a>(
+        &'a self,
+        namespace: &'a str,
+    ) -> impl Iterator<Item = &'a Arc<Compiled>> {
+        in_reach(&self.policies, namespace)
+    }
+}
+
+/// Policies of the pod's own namespace and of the root namespace.
+fn in_reach<'a, V: Clone>(
+    policies: &'a OrdMap<NamespacedName, V>,
+    namespace: &'a str,
+) -> impl Iterator<Item = &'a V> {
+    let own = Snapshot::in_namespace(policies, namespace);
+    let root = (namespace != ROOT_NAMESPACE).then_some(ROOT_NAMESPACE);
+    let root = root
+        .into_iter()
+        .flat_map(|root| Snapshot::in_namespace(policies, root));
+    own.chain(root).map(|(_, policy)| policy)
+}
+
+impl Affected {
+    fn between(old: &Snapshot, new: &Snapshot) -> Self {
+        let mut affected = Self::default();
+        for change in old.pods.diff(&new.pods) {
+            affected.pod(&change);
+        }
+        for change in old.authorization_policies.diff(&new.authorization_policies) {
+            for policy in both(&change) {
+                affected.scope(&policy.name, &policy.scope);
+            }
+        }
+        for change in old.mesh_policies.diff(&new.mesh_policies) {
+            for policy in both(&change) {
+                affected.scope(&policy.name, &policy.scope);
+            }
+        }
+        let mut services: BTreeSet<&NamespacedName> = BTreeSet::new();
+        for change in old.services.diff(&new.services) {
+            services.extend(
+                both(&change)
+                    .into_iter()
+                    .map(|service: &Arc<Service>| &service.name),
+            );
+        }
+        for change in old.endpoints.diff(&new.endpoints) {
+            let (DiffItem::Add((name, _), _)
+            | DiffItem::Update {
+                new: ((name, _), _),
+                ..
+            }
+            | DiffItem::Remove((name, _), _)) = change;
+            // With a selector, who is behind a Service does not depend on its endpoints.
+            let service = new.services.get(name);
+            if service.is_none_or(|service| service.selector.is_empty()) {
+                services.insert(name);
+            }
+        }
+        for service in services {
+            affected.service(new, service);
+        }
+        affected
+    }
+
+    fn pod(&mut self, change: &DiffItem<'_, '_, NamespacedName, Arc<Pod>>) {
+        if let DiffItem::Update {
+            old: (_, old),
+            new: (_, new),
+        } = change
+        {
+            let same = old.enrolled == new.enrolled && old.labels == new.labels;
+            if same && old.ips == new.ips {
+                return;
+            }
+        }
+        let pods = both(change);
+        self.pods
+            .extend(pods.into_iter().map(|pod| pod.name.clone()));
+    }
+
+    fn scope(&mut self, name: &NamespacedName, scope: &PolicyScope) {
+        match scope {
+            PolicyScope::Mesh => self.mesh = true,
+            PolicyScope::Pods(_) | PolicyScope::Services(_) => {
+                self.namespaces.insert(Arc::clone(&name.namespace));
+            }
+        }
+    }
+
+    /// A Service changed, and a policy has it as its target.
+    fn service(&mut self, snapshot: &Snapshot, service: &NamespacedName) {
+        let namespace = &service.namespace;
+        if self.namespaces.contains(namespace) {
+            return;
+        }
+        let targets = |scope: &PolicyScope| match scope {
+            PolicyScope::Services(services) => services.contains(&service.name),
+            PolicyScope::Mesh | PolicyScope::Pods(_) => false,
+        };
+        let targeted = Snapshot::in_namespace(&snapshot.authorization_policies, namespace)
+            .any(|(_, policy)| targets(&policy.scope))
+            || Snapshot::in_namespace(&snapshot.mesh_policies, namespace)
+                .any(|(_, policy)| targets(&policy.scope));
+        if targeted {
+            self.namespaces.insert(Arc::clone(namespace));
+        }
+    }
+}
+
+/// The values that a difference speaks of.
+fn both<'a, K, V>(change: &DiffItem<'a, 'a, K, V>) -> Vec<&'a V> {
+    match *change {
+        DiffItem::Add(_, value) | DiffItem::Remove(_, value) => vec![value],
+        DiffItem::Update {
+            old: (_, old),
+            new: (_, new),
+        } => vec![old, new],
+    }
+}

@@ -1,0 +1,193 @@
+//! Where connections go.
+
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::model::OrigDst;
+use crate::policy::{Route, UnavailableReason};
+use crate::state::fixtures::service;
+use crate::state::{EndpointSlice, Pod, Service, Snapshot};
+
+fn world() -> World {
+    let unready = Pod {
+        ready: false,
+        ..pod("shop/c", &["10.0.0.3"])
+    };
+    let dual = Service {
+        cluster_ips: vec![ip("10.96.0.1"), ip("fd00:96::1")],
+        ..service("shop/web", "")
+    };
+    World::new([
+        namespace("shop", "enabled"),
+        Object::Pod(pod("shop/a", &["10.0.0.1", "fd00::1"])),
+        Object::Pod(pod("shop/b", &["10.0.0.2"])),
+        Object::Pod(unready),
+        Object::Service(dual),
+    ])
+}
+
+fn route(snapshot: Snapshot, dst: &str, random: u64) -> Route {
+    let table = Table::compile(None, snapshot);
+    let dst = OrigDst(dst.parse().unwrap());
+    table.route(&pod("shop/client", &["10.0.0.9"]), dst, random)
+}
+
+#[track_caller]
+fn check(snapshot: Snapshot, dst: &str, random: u64, expected: &str) {
+    let text = match route(snapshot, dst, random) {
+        Route::Pod {
+            pod,
+            address,
+            service,
+        } => {
+            let via = service.map_or(String::new(), |service| format!(" via {service}"));
+            format!("pod {} {address}{via}", pod.name)
+        }
+        Route::Passthrough { address, service } => {
+            let via = service.map_or(String::new(), |service| format!(" via {service}"));
+            format!("passthrough {address}{via}")
+        }
+        Route::Unavailable { reason, service } => {
+            let via = service.map_or(String::new(), |service| format!(" via {service}"));
+            format!("{}{via}", reason.as_str())
+        }
+    };
+    assert_eq!(text, expected);
+}
+
+#[test]
+fn a_service_leads_to_each_ready_endpoint() {
+    let snapshot = world().now();
+    check(
+        snapshot.clone(),
+        "10.96.0.1:80",
+        0,
+        "pod shop/a 10.0.0.1:8080 via shop/web",
+    );
+    check(
+        snapshot.clone(),
+        "10.96.0.1:80",
+        u64::MAX,
+        "pod shop/b 10.0.0.2:8080 via shop/web",
+    );
+    check(
+        snapshot.clone(),
+        "10.96.0.1:90",
+        0,
+        "pod shop/a 10.0.0.1:9090 via shop/web",
+    );
+    check(
+        snapshot.clone(),
+        "[::ffff:10.96.0.1]:80",
+        0,
+        "pod shop/a 10.0.0.1:8080 via shop/web",
+    );
+    let step = u64::MAX / 100;
+    let reached =
+        (0..100).map(|i| format!("{:?}", route(snapshot.clone(), "10.96.0.1:80", i * step)));
+    assert_eq!(reached.collect::<BTreeSet<_>>().len(), 2);
+}
+
+#[test]
+fn endpoints_are_of_the_family_that_was_dialled() {
+    let snapshot = world().now();
+    check(
+        snapshot.clone(),
+        "[fd00:96::1]:80",
+        0,
+        "pod shop/a [fd00::1]:8080 via shop/web",
+    );
+    check(
+        snapshot,
+        "[fd00:96::1]:80",
+        u64::MAX,
+        "pod shop/a [fd00::1]:8080 via shop/web",
+    );
+}
+
+#[test]
+fn a_port_that_the_service_has_not_leads_nowhere() {
+    check(
+        world().now(),
+        "10.96.0.1:81",
+        0,
+        "unknown_port via shop/web",
+    );
+}
+
+#[test]
+fn a_service_without_ready_endpoints_leads_nowhere() {
+    let mut world = World::new([Object::Service(service("shop/web", "10.96.0.1"))]);
+    check(world.now(), "10.96.0.1:80", 5, "no_endpoints via shop/web");
+    world.put(Object::Pod(Pod {
+        ready: false,
+        ..pod("shop/a", &["10.0.0.1"])
+    }));
+    check(world.now(), "10.96.0.1:80", 5, "no_endpoints via shop/web");
+}
+
+#[test]
+fn pods_are_dialled_by_address_too_ready_or_not() {
+    check(
+        world().now(),
+        "10.0.0.3:1234",
+        0,
+        "pod shop/c 10.0.0.3:1234",
+    );
+    check(
+        world().now(),
+        "[fd00::1]:1234",
+        0,
+        "pod shop/a [fd00::1]:1234",
+    );
+}
+
+#[test]
+fn pods_that_are_not_enrolled_are_still_pods() {
+    let mut world = world();
+    world.put(Object::Pod(pod("other/d", &["10.0.0.4"])));
+    let Route::Pod { pod, .. } = route(world.now(), "10.0.0.4:80", 0) else {
+        panic!("not a pod");
+    };
+    assert!(!pod.enrolled);
+}
+
+#[test]
+fn what_nobody_knows_passes() {
+    check(world().now(), "1.1.1.1:443", 0, "passthrough 1.1.1.1:443");
+}
+
+#[test]
+fn an_endpoint_that_is_no_pod_passes() {
+    let mut world = world();
+    world.put(Object::EndpointSlice(EndpointSlice {
+        name: name("shop/external"),
+        service: "db".into(),
+        ports: vec![("http".into(), 5432)],
+        addresses: vec![(ip("192.0.2.7"), true)],
+    }));
+    world.put(Object::Service(Service {
+        selector: BTreeMap::new(),
+        ..service("shop/db", "10.96.0.2")
+    }));
+    let expected = "passthrough 192.0.2.7:5432 via shop/db";
+    check(world.now(), "10.96.0.2:80", 9, expected);
+}
+
+#[test]
+fn a_contested_address_is_nobodys_and_never_passes() {
+    let mut world = world();
+    world.put(Object::Pod(pod("evil/a", &["10.0.0.1"])));
+    let snapshot = world.now();
+    check(snapshot.clone(), "10.0.0.1:8080", 0, "address_contested");
+    check(
+        snapshot,
+        "10.96.0.1:80",
+        0,
+        "pod shop/b 10.0.0.2:8080 via shop/web",
+    );
+    assert_eq!(
+        UnavailableReason::AddressContested.as_str(),
+        "address_contested"
+    );
+}
