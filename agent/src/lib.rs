@@ -6,6 +6,7 @@
 //! [`proxy`] and the maps of [`redirect`], and what happened a
 //! [`flow::FlowEvent`].
 
+pub mod flow;
 pub mod model;
 pub mod policy;
 pub mod state;

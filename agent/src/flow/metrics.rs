@@ -1,0 +1,203 @@
+//! The metrics of connections, with the labels of Istio's standard TCP metrics.
+
+use std::sync::Arc;
+
+use prometheus_client::encoding::{EncodeLabel, EncodeLabelSet, LabelSetEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use super::event::{Destination, Direction, FlowEvent, FlowProtocol, Source, TlsState};
+use crate::model::SpiffeId;
+
+/// What is known of a connection when it opens. Borrowed: nothing is allocated where
+/// the label set was seen before.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenLabels<'a> {
+    /// Which side reports.
+    pub direction: Direction,
+    /// The client.
+    pub source: &'a Source,
+    /// The server.
+    pub destination: &'a Destination,
+    /// What it carries.
+    pub protocol: FlowProtocol,
+    /// How it crosses the network.
+    pub tls: TlsState,
+}
+
+impl<'a> OpenLabels<'a> {
+    /// Those of a record.
+    pub fn of(event: &'a FlowEvent) -> Self {
+        Self {
+            direction: event.direction,
+            source: &event.source,
+            destination: &event.destination,
+            protocol: event.protocol,
+            tls: event.tls,
+        }
+    }
+}
+
+/// The metrics of all connections. A clone counts into the same series.
+#[derive(Clone, Debug, Default)]
+pub struct FlowMetrics {
+    opened: Family<Labels, Counter>,
+    closed: Family<Labels, Counter>,
+    sent: Family<Labels, Counter>,
+    received: Family<Labels, Counter>,
+    pub(super) open: Gauge,
+}
+
+impl FlowMetrics {
+    /// Adds them to what is scraped.
+    pub fn register(&self, registry: &mut Registry) {
+        let mut family = |name: &str, help: &str, metric: &Family<Labels, Counter>| {
+            registry.register(name, help, metric.clone());
+        };
+        family(
+            "fairlead_tcp_connections_opened",
+            "Connections opened",
+            &self.opened,
+        );
+        family(
+            "fairlead_tcp_connections_closed",
+            "Connections closed",
+            &self.closed,
+        );
+        family(
+            "fairlead_tcp_sent_bytes",
+            "Application bytes from client to server",
+            &self.sent,
+        );
+        family(
+            "fairlead_tcp_received_bytes",
+            "Application bytes from server to client",
+            &self.received,
+        );
+        registry.register(
+            "fairlead_agent_open_connections",
+            "Connections that this agent carries now",
+            self.open.clone(),
+        );
+    }
+
+    /// The counters of one label set.
+    pub(super) fn series(&self, labels: &OpenLabels<'_>) -> Series {
+        let labels = Labels::from(labels);
+        Series {
+            opened: self.opened.get_or_create_owned(&labels),
+            closed: self.closed.get_or_create_owned(&labels),
+            sent: self.sent.get_or_create_owned(&labels),
+            received: self.received.get_or_create_owned(&labels),
+        }
+    }
+}
+
+/// The counters of one label set.
+#[derive(Debug)]
+pub(super) struct Series {
+    pub(super) opened: Counter,
+    pub(super) closed: Counter,
+    sent: Counter,
+    received: Counter,
+}
+
+impl Series {
+    pub(super) fn add_bytes(&self, sent: u64, received: u64) {
+        let _before = self.sent.inc_by(sent);
+        let _before = self.received.inc_by(received);
+    }
+}
+
+/// A label set. Workloads, not pods, so that it stays small; what is not known is
+/// `unknown`, as in Istio.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Labels {
+    reporter: &'static str,
+    source_workload: Option<Arc<str>>,
+    source_namespace: Option<Arc<str>>,
+    source_principal: Option<SpiffeId>,
+    destination_workload: Option<Arc<str>>,
+    destination_namespace: Option<Arc<str>>,
+    destination_principal: Option<SpiffeId>,
+    service: Option<Arc<str>>,
+    protocol: &'static str,
+    security: &'static str,
+}
+
+impl From<&OpenLabels<'_>> for Labels {
+    fn from(of: &OpenLabels<'_>) -> Self {
+        Self {
+            reporter: match of.direction {
+                Direction::Outbound => "source",
+                Direction::Inbound => "destination",
+            },
+            source_workload: of.source.workload.clone(),
+            source_namespace: of.source.namespace.clone(),
+            source_principal: of.source.identity.clone(),
+            destination_workload: of.destination.workload.clone(),
+            destination_namespace: of.destination.namespace.clone(),
+            destination_principal: of.destination.identity.clone(),
+            service: of.destination.service.clone(),
+            protocol: of.protocol.as_str(),
+            security: match of.tls {
+                TlsState::Mtls => "mutual_tls",
+                TlsState::None | TlsState::Passthrough => "none",
+            },
+        }
+    }
+}
+
+impl EncodeLabelSet for Labels {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let text = |value: &Option<Arc<str>>| value.as_deref().unwrap_or("unknown").to_owned();
+        let principal = |id: &Option<SpiffeId>| {
+            id.as_ref()
+                .map_or_else(|| "unknown".to_owned(), ToString::to_string)
+        };
+        let (service, service_name, service_namespace) = self.service();
+        let pairs = [
+            ("reporter", self.reporter.to_owned()),
+            ("source_workload", text(&self.source_workload)),
+            ("source_workload_namespace", text(&self.source_namespace)),
+            ("source_principal", principal(&self.source_principal)),
+            ("destination_workload", text(&self.destination_workload)),
+            (
+                "destination_workload_namespace",
+                text(&self.destination_namespace),
+            ),
+            (
+                "destination_principal",
+                principal(&self.destination_principal),
+            ),
+            ("destination_service", service),
+            ("destination_service_name", service_name),
+            ("destination_service_namespace", service_namespace),
+            ("request_protocol", self.protocol.to_owned()),
+            ("connection_security_policy", self.security.to_owned()),
+        ];
+        for pair in pairs {
+            EncodeLabel::encode(&pair, encoder.encode_label())?;
+        }
+        Ok(())
+    }
+}
+
+impl Labels {
+    /// Host name, name and namespace of the Service that was dialled.
+    fn service(&self) -> (String, String, String) {
+        let unknown = || "unknown".to_owned();
+        let Some(service) = self.service.as_deref() else {
+            return (unknown(), unknown(), unknown());
+        };
+        let (namespace, name) = match (service.split_once('/'), &self.destination_namespace) {
+            (Some(parts), _) => parts,
+            (None, Some(namespace)) => (&**namespace, service),
+            (None, None) => return (service.to_owned(), service.to_owned(), unknown()),
+        };
+        let host = format!("{name}.{namespace}.svc.cluster.local");
+        (host, name.to_owned(), namespace.to_owned())
+    }
+}

@@ -1,0 +1,29 @@
+//! What happened: one record for each connection, once.
+//!
+//! In: [`FlowEvent`]s of the proxy and of the kernel's ring buffer. Out: the
+//! last events for the CLI, a live feed, metrics. Recording never waits: what
+//! can't be taken is counted and dropped; metrics count at the sender, so they
+//! stay exact when records are dropped.
+//!
+//! ```text
+//! FlowSender::opened ─► OpenFlow ─ close(event) ─┐            ┌─► ring of the last N
+//! FlowSender::record(event)  (never opened) ─────┴─► FlowHub ─┴─► followers
+//!        └─► metrics
+//! ```
+
+mod event;
+mod filter;
+mod hub;
+mod metrics;
+mod open;
+mod sender;
+#[cfg(test)]
+pub(crate) mod tests;
+
+pub use event::{
+    Destination, Direction, FlowEvent, FlowProtocol, KernelStats, Source, TlsState, Verdict,
+};
+pub use filter::{Filter, PodFilter};
+pub use hub::{FlowHub, Flows, Follower, Missed};
+pub use metrics::{FlowMetrics, OpenLabels};
+pub use sender::{FlowReceiver, FlowSender, OpenFlow, queue};

@@ -1,0 +1,139 @@
+//! The end that the data path holds: never waits, counts what it drops.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::mpsc;
+
+use super::event::FlowEvent;
+use super::metrics::{FlowMetrics, OpenLabels, Series};
+use super::open::{Ends, OpenByPod};
+use crate::model::NamespacedName;
+
+/// Makes the queue between the data path and the [`super::FlowHub`]; it holds up to
+/// `capacity` records.
+pub fn queue(capacity: usize, metrics: FlowMetrics) -> (FlowSender, FlowReceiver) {
+    let (sender, receiver) = mpsc::channel(capacity);
+    let sender = FlowSender {
+        queue: sender,
+        dropped: Arc::new(AtomicU64::new(0)),
+        open: OpenByPod::default(),
+        metrics,
+    };
+    (sender, FlowReceiver(receiver))
+}
+
+/// Takes the records of connections. A clone is cheap and feeds the same queue.
+#[derive(Clone, Debug)]
+pub struct FlowSender {
+    queue: mpsc::Sender<FlowEvent>,
+    dropped: Arc<AtomicU64>,
+    open: OpenByPod,
+    metrics: FlowMetrics,
+}
+
+/// The other end of [`queue`].
+#[derive(Debug)]
+pub struct FlowReceiver(mpsc::Receiver<FlowEvent>);
+
+impl FlowReceiver {
+    /// The next record; `None` once every sender is gone and all was taken.
+    /// Cancel safe.
+    pub async fn recv(&mut self) -> Option<FlowEvent> {
+        self.0.recv().await
+    }
+
+    /// The next record if one is waiting.
+    pub fn try_recv(&mut self) -> Option<FlowEvent> {
+        self.0.try_recv().ok()
+    }
+}
+
+impl FlowSender {
+    /// Records a connection that never carried bytes: refused, or failed before it
+    /// was connected. Counts it as opened and closed at once. Never waits.
+    pub fn record(&self, event: FlowEvent) {
+        let series = self.metrics.series(&OpenLabels::of(&event));
+        series.opened.inc();
+        series.closed.inc();
+        series.add_bytes(event.bytes_sent, event.bytes_received);
+        self.enqueue(event);
+    }
+
+    /// Counts a connection as open, from now until the returned value is closed or
+    /// dropped. One look-up of the label set for the life of the connection.
+    pub fn opened(&self, labels: &OpenLabels<'_>) -> OpenFlow {
+        let series = self.metrics.series(labels);
+        series.opened.inc();
+        self.metrics.open.inc();
+        OpenFlow {
+            sender: self.clone(),
+            ends: self.open.add(labels),
+            series,
+            sent: 0,
+            received: 0,
+        }
+    }
+
+    /// How many records were dropped because the queue was full.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// How many connections are open now.
+    pub fn open_connections(&self) -> u64 {
+        u64::try_from(self.metrics.open.get()).unwrap_or(0)
+    }
+
+    /// How many connections with this pod at either end are open now.
+    pub fn open_connections_of(&self, pod: &NamespacedName) -> u64 {
+        self.open.of(pod)
+    }
+
+    /// How many records wait for the hub.
+    pub fn waiting(&self) -> usize {
+        self.queue.max_capacity() - self.queue.capacity()
+    }
+
+    fn enqueue(&self, event: FlowEvent) {
+        if self.queue.try_send(event).is_err() {
+            let _before = self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// One open connection, in the metrics. Its drop counts it as closed.
+#[derive(Debug)]
+pub struct OpenFlow {
+    sender: FlowSender,
+    ends: Ends,
+    series: Series,
+    sent: u64,
+    received: u64,
+}
+
+impl OpenFlow {
+    /// Tells the bytes carried since the connection's start, so that the metrics of a
+    /// long connection grow before it ends. A total below the last one changes nothing.
+    pub fn progress(&mut self, sent_total: u64, received_total: u64) {
+        let sent = sent_total.saturating_sub(self.sent);
+        let received = received_total.saturating_sub(self.received);
+        self.series.add_bytes(sent, received);
+        self.sent += sent;
+        self.received += received;
+    }
+
+    /// Ends it with its record. Never waits.
+    pub fn close(mut self, event: FlowEvent) {
+        self.progress(event.bytes_sent, event.bytes_received);
+        self.sender.enqueue(event);
+    }
+}
+
+impl Drop for OpenFlow {
+    fn drop(&mut self) {
+        self.series.closed.inc();
+        self.sender.metrics.open.dec();
+        self.sender.open.remove(&mut self.ends);
+    }
+}

@@ -1,0 +1,214 @@
+use std::net::IpAddr;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use prometheus_client::registry::Registry;
+
+use crate::model::NamespacedName;
+
+use super::{
+    Destination, Direction, Filter, FlowEvent, FlowHub, FlowMetrics, FlowProtocol, Missed,
+    OpenLabels, Source, TlsState, Verdict, queue,
+};
+
+/// A connection of `shop/web-1` to the Service `bank/ledger`.
+pub(crate) fn event() -> FlowEvent {
+    let ip: IpAddr = "10.1.0.5".parse().unwrap();
+    FlowEvent {
+        time: "2026-01-02T03:04:05.678Z".parse().unwrap(),
+        node: "node-a".into(),
+        direction: Direction::Outbound,
+        source: Source {
+            namespace: Some("shop".into()),
+            pod: Some("web-1".into()),
+            workload: Some("web".into()),
+            ip: Some(ip),
+            port: 40000,
+            identity: Some("spiffe://cluster.local/ns/shop/sa/web".parse().unwrap()),
+        },
+        destination: Destination {
+            namespace: Some("bank".into()),
+            pod: Some("ledger-0".into()),
+            workload: Some("ledger".into()),
+            service: Some("ledger".into()),
+            ip: Some("10.96.0.7".parse().unwrap()),
+            port: 80,
+            identity: None,
+        },
+        protocol: FlowProtocol::Tcp,
+        tls: TlsState::Mtls,
+        verdict: Verdict::Forwarded,
+        reason: "closed".into(),
+        policy: None,
+        audit: Vec::new(),
+        bytes_sent: 1500,
+        bytes_received: 2_000_000,
+        duration_ms: 1234,
+        connection_id: "1".into(),
+        kernel: None,
+    }
+}
+
+fn filter(change: impl FnOnce(&mut Filter)) -> Filter {
+    let mut filter = Filter::default();
+    change(&mut filter);
+    filter
+}
+
+#[track_caller]
+fn check(change: impl FnOnce(&mut Filter), expected: bool) {
+    let filter = filter(change);
+    assert_eq!(filter.matches(&event()), expected, "{filter:?}");
+}
+
+#[test]
+fn an_empty_filter_takes_everything() {
+    check(|_| {}, true);
+}
+
+#[test]
+fn namespace_and_pod_match_either_end() {
+    check(|f| f.namespace = Some("shop".into()), true);
+    check(|f| f.namespace = Some("bank".into()), true);
+    check(|f| f.namespace = Some("other".into()), false);
+    check(|f| f.pod = Some("web-1".parse().unwrap()), true);
+    check(|f| f.pod = Some("shop/web-1".parse().unwrap()), true);
+    check(|f| f.pod = Some("bank/ledger-0".parse().unwrap()), true);
+    check(|f| f.pod = Some("bank/web-1".parse().unwrap()), false);
+}
+
+#[test]
+fn a_service_matches_with_and_without_its_namespace() {
+    check(|f| f.service = Some("ledger".parse().unwrap()), true);
+    check(|f| f.service = Some("bank/ledger".parse().unwrap()), true);
+    check(|f| f.service = Some("shop/ledger".parse().unwrap()), false);
+    check(|f| f.service = Some("web".parse().unwrap()), false);
+}
+
+#[test]
+fn every_field_must_match() {
+    check(|f| f.port = Some(80), true);
+    check(|f| f.port = Some(81), false);
+    check(|f| f.verdict = Some(Verdict::Denied), false);
+    check(|f| f.direction = Some(Direction::Outbound), true);
+    check(|f| f.protocol = Some(FlowProtocol::Http), false);
+    let mixed = |f: &mut Filter| {
+        f.port = Some(80);
+        f.namespace = Some("other".into());
+    };
+    check(mixed, false);
+}
+
+#[test]
+fn since_looks_back_from_now() {
+    let event = event();
+    let filter = filter(|f| f.since = Some(Duration::from_mins(1)));
+    let at = |seconds| event.time + jiff::SignedDuration::from_secs(seconds);
+    assert!(filter.is_recent(event.time, at(60)));
+    assert!(!filter.is_recent(event.time, at(61)));
+    assert!(
+        filter.is_recent(event.time, at(-5)),
+        "the clock stepped back"
+    );
+}
+
+#[test]
+fn names_of_pods_are_checked() {
+    for bad in ["", "/", "a/", "/a", "a/b/c"] {
+        assert!(bad.parse::<super::PodFilter>().is_err(), "{bad} was taken");
+    }
+}
+
+#[tokio::test]
+async fn a_follower_gets_the_last_and_then_each_new_record_once() {
+    let (sender, receiver) = queue(16, FlowMetrics::default());
+    let (hub, flows) = FlowHub::new(receiver, 3);
+    let numbered = |number: u64| FlowEvent {
+        bytes_sent: number,
+        ..event()
+    };
+    for number in 0..5 {
+        sender.record(numbered(number));
+    }
+    let task = tokio::task::JoinSet::from_iter([hub.run()]);
+    tokio::task::yield_now().await;
+    let (first, mut follower) = flows.follow(filter(|f| f.last = Some(2)), Timestamp::now());
+    let sent = |events: &[std::sync::Arc<FlowEvent>]| -> Vec<u64> {
+        events.iter().map(|e| e.bytes_sent).collect()
+    };
+    assert_eq!(sent(&first), [3, 4]);
+    assert_eq!(
+        sent(&flows.recent(&Filter::default(), Timestamp::now())),
+        [2, 3, 4]
+    );
+    sender.record(numbered(5));
+    assert_eq!(follower.next().await.unwrap().unwrap().bytes_sent, 5);
+    drop(sender);
+    drop(task.join_all().await);
+}
+
+#[tokio::test]
+async fn a_slow_follower_is_told_how_many_it_lost() {
+    let (sender, receiver) = queue(8192, FlowMetrics::default());
+    let (hub, flows) = FlowHub::new(receiver, 1);
+    let (_, mut follower) = flows.follow(Filter::default(), Timestamp::now());
+    for _ in 0..5000 {
+        sender.record(event());
+    }
+    drop(sender);
+    hub.run().await;
+    assert_eq!(follower.next().await, Some(Err(Missed(5000 - 4096))));
+    assert!(follower.next().await.unwrap().is_ok());
+}
+
+#[test]
+fn a_full_queue_drops_and_counts_but_metrics_stay_exact() {
+    let metrics = FlowMetrics::default();
+    let (sender, _receiver) = queue(2, metrics.clone());
+    for _ in 0..5 {
+        let open = sender.opened(&OpenLabels::of(&event()));
+        open.close(event());
+    }
+    assert_eq!(sender.dropped(), 3);
+    assert_eq!(sender.open_connections(), 0);
+    let text = scrape(&metrics);
+    assert!(text.contains("} 5\n"), "{text}");
+    assert!(
+        text.contains("sent_bytes_total{") && text.contains("} 7500\n"),
+        "{text}"
+    );
+}
+
+#[test]
+fn an_open_connection_counts_until_it_is_dropped() {
+    let metrics = FlowMetrics::default();
+    let (sender, _receiver) = queue(2, metrics.clone());
+    let event = event();
+    let mut open = sender.opened(&OpenLabels::of(&event));
+    open.progress(10, 0);
+    open.progress(30, 0);
+    let client = NamespacedName::new("shop", "web-1");
+    assert_eq!(sender.open_connections(), 1);
+    assert_eq!(sender.open_connections_of(&client), 1);
+    drop(open);
+    assert_eq!(sender.open_connections(), 0);
+    assert_eq!(sender.open_connections_of(&client), 0);
+    let expected = "fairlead_tcp_sent_bytes_total{reporter=\"source\",source_workload=\"web\",\
+        source_workload_namespace=\"shop\",\
+        source_principal=\"spiffe://cluster.local/ns/shop/sa/web\",\
+        destination_workload=\"ledger\",destination_workload_namespace=\"bank\",\
+        destination_principal=\"unknown\",\
+        destination_service=\"ledger.bank.svc.cluster.local\",destination_service_name=\"ledger\",\
+        destination_service_namespace=\"bank\",request_protocol=\"tcp\",\
+        connection_security_policy=\"mutual_tls\"} 30\n";
+    let text = scrape(&metrics);
+    assert!(text.contains(expected), "{text}");
+}
+
+fn scrape(metrics: &FlowMetrics) -> String {
+    let mut registry = Registry::default();
+    metrics.register(&mut registry);
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    text
+}
