@@ -7,6 +7,7 @@
 //! [`flow::FlowEvent`].
 
 pub mod flow;
+pub mod identity;
 pub mod model;
 pub mod policy;
 pub mod state;

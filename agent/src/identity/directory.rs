@@ -1,0 +1,195 @@
+//! The directory of a certificate authority, in Istio's names.
+//!
+//! | file | content |
+//! |---|---|
+//! | `ca-cert.pem` | the issuing certificate: the root itself or an intermediate |
+//! | `ca-key.pem` | its private key, mode 0600 |
+//! | `root-cert.pem` | the root, or the bundle of roots that peers shall trust |
+//! | `cert-chain.pem` | optional: from the issuer up to, and without, the root |
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyPair, KeyUsagePurpose,
+};
+use rustix::fs::{FlockOperation, flock};
+use rustls::pki_types::CertificateDer;
+
+use super::authority::{AuthorityError, random_serial};
+use super::certificate;
+
+const ISSUER: &str = "ca-cert.pem";
+const KEY: &str = "ca-key.pem";
+const ROOT: &str = "root-cert.pem";
+const CHAIN: &str = "cert-chain.pem";
+
+/// How long a root that is created here lives.
+const ROOT_TTL: Duration = Duration::from_hours(10 * 365 * 24);
+/// Clocks of peers may be behind by this much when the root is new.
+const ROOT_BACKDATED: Duration = Duration::from_hours(1);
+
+/// The parsed files. `Debug` of the key shows nothing of it.
+#[derive(Debug)]
+pub(super) struct Files {
+    pub(super) issuer: CertificateDer<'static>,
+    pub(super) key: KeyPair,
+    pub(super) roots: Vec<CertificateDer<'static>>,
+    pub(super) chain: Vec<CertificateDer<'static>>,
+}
+
+/// Reads the directory; one that has none of the files gets a new self-signed root.
+/// Any number of processes may do so at once: one creates, all read the same.
+pub(super) fn open(dir: &Path, now: SystemTime) -> Result<Files, AuthorityError> {
+    if !dir.exists() {
+        let mut builder = DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        builder.create(dir).map_err(io_error(dir))?;
+    }
+    let _lock = lock(dir);
+    let present = [ISSUER, KEY, ROOT, CHAIN].map(|name| dir.join(name).exists());
+    match present {
+        [true, true, true, _] => {}
+        [false, false, false, false] => create(dir, now)?,
+        _ => {
+            let required = [ISSUER, KEY, ROOT].into_iter().zip(present);
+            let missing = required.filter(|(_, there)| !there).map(|(name, _)| name);
+            return Err(AuthorityError::Incomplete {
+                dir: dir.to_owned(),
+                missing: missing.collect::<Vec<_>>().join(", "),
+            });
+        }
+    }
+    read(dir)
+}
+
+/// Held while the directory is looked at and created; let go when dropped. Where it
+/// can't be had, as on a read-only mount, nobody else can create either.
+fn lock(dir: &Path) -> Option<File> {
+    let file = File::open(dir).ok()?;
+    flock(&file, FlockOperation::LockExclusive).ok()?;
+    Some(file)
+}
+
+fn read(dir: &Path) -> Result<Files, AuthorityError> {
+    let key_path = dir.join(KEY);
+    warn_of_mode(&key_path);
+    let key = fs::read_to_string(&key_path).map_err(io_error(&key_path))?;
+    let key = KeyPair::from_pem(&key).map_err(|error| AuthorityError::Malformed {
+        path: key_path,
+        reason: error.to_string(),
+    })?;
+    let issuer = certificates(&dir.join(ISSUER))?.swap_remove(0);
+    let roots = certificates(&dir.join(ROOT))?;
+    let chain_path = dir.join(CHAIN);
+    let chain = if chain_path.exists() {
+        certificates(&chain_path)?
+    } else {
+        Vec::new()
+    };
+    Ok(Files {
+        issuer,
+        key,
+        roots,
+        chain,
+    })
+}
+
+/// At least one certificate.
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, AuthorityError> {
+    let text = fs::read_to_string(path).map_err(io_error(path))?;
+    certificate::from_pem(&text).ok_or_else(|| AuthorityError::Malformed {
+        path: path.to_owned(),
+        reason: "it has no PEM block CERTIFICATE, or one that can't be read".to_owned(),
+    })
+}
+
+fn create(dir: &Path, now: SystemTime) -> Result<(), AuthorityError> {
+    let key = KeyPair::generate().map_err(AuthorityError::Sign)?;
+    // Roots of different meshes are told apart by their names.
+    let name: u32 = rand::random();
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params
+        .distinguished_name
+        .push(DnType::OrganizationName, "Fairlead");
+    params
+        .distinguished_name
+        .push(DnType::CommonName, format!("Fairlead root CA {name:08x}"));
+    params.serial_number = Some(random_serial());
+    params.not_before = (now - ROOT_BACKDATED).into();
+    params.not_after = (now + ROOT_TTL).into();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let root = params
+        .self_signed(&key)
+        .map_err(AuthorityError::Sign)?
+        .pem();
+
+    write(&dir.join(KEY), 0o600, &key.serialize_pem())?;
+    write(&dir.join(ROOT), 0o644, &root)?;
+    write(&dir.join(ISSUER), 0o644, &root)?;
+    tracing::info!(dir = %dir.display(), "created a self-signed root certificate");
+    Ok(())
+}
+
+/// The file appears whole and with its mode, or not at all.
+fn write(path: &Path, mode: u32, text: &str) -> Result<(), AuthorityError> {
+    let attempt = || -> io::Result<()> {
+        let dir = path.parent().unwrap_or(Path::new("."));
+        let mut file = tempfile::Builder::new()
+            .permissions(fs::Permissions::from_mode(mode))
+            .tempfile_in(dir)?;
+        file.write_all(text.as_bytes())?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        Ok(())
+    };
+    attempt().map_err(io_error(path))
+}
+
+/// Says so where others than the owner may read a secret.
+pub(crate) fn warn_of_mode(path: &Path) {
+    if let Ok(metadata) = fs::metadata(path)
+        && metadata.mode() & 0o077 != 0
+    {
+        let mode = format!("{:04o}", metadata.mode() & 0o7777);
+        tracing::warn!(path = %path.display(), mode, "others may read this secret; chmod 600 it");
+    }
+}
+
+fn io_error(path: &Path) -> impl FnOnce(io::Error) -> AuthorityError {
+    let path = path.to_owned();
+    |source| AuthorityError::Io { path, source }
+}
+
+/// What tells that a file was replaced or written, without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    inode: u64,
+    len: u64,
+    modified: (i64, i64),
+}
+
+impl Stamp {
+    /// `None` where there is no such file.
+    pub(crate) fn of(path: &Path) -> Option<Self> {
+        let metadata = fs::metadata(path).ok()?;
+        Some(Self {
+            inode: metadata.ino(),
+            len: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        })
+    }
+}
+
+/// The stamps of all files of an authority's directory.
+pub(super) fn stamps(dir: &Path) -> [Option<Stamp>; 4] {
+    [ISSUER, KEY, ROOT, CHAIN].map(|name: &str| -> Option<Stamp> {
+        let path: PathBuf = dir.join(name);
+        Stamp::of(&path)
+    })
+}
