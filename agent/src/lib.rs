@@ -6,6 +6,7 @@
 //! [`proxy`] and the maps of [`redirect`], and what happened a
 //! [`flow::FlowEvent`].
 
+pub mod ca;
 pub mod flow;
 pub mod identity;
 pub mod model;
