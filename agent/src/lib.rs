@@ -7,6 +7,7 @@
 //! [`flow::FlowEvent`].
 
 pub mod ca;
+pub mod cluster;
 pub mod flow;
 pub mod identity;
 pub mod model;

@@ -1,0 +1,386 @@
+//! Our own kinds. What of them is not understood makes them invalid: they deny what
+//! they select, and what they select is their whole namespace where even that can't
+//! be understood.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::reader::{self, Reader};
+use super::{Converted, FieldPath, FieldProblem, problem};
+use crate::model::NamespacedName;
+use crate::state::{
+    Action, AuthorizationPolicy, From, MeshPolicy, MtlsMode, Object, ObjectKind, PolicyScope,
+    ROOT_NAMESPACE, Rule, Selector, To,
+};
+
+/// Reads an `AuthorizationPolicy`; `alien` where it is of a kind or version that is
+/// not known, which makes it invalid from the start.
+pub(super) fn authorization(converted: &mut Converted, value: &Value, alien: Option<FieldProblem>) {
+    let mut reader = Reader::default();
+    let name = name(value, &converted.kind, alien.as_ref(), &mut reader);
+    // Several without a name would be taken for one, so that one must do for all.
+    let unnamed = !reader.problems.is_empty();
+    let mut action = Action::Allow;
+    let mut dry_run = false;
+    let mut rules = Vec::new();
+    let mut scope = Scope {
+        failed: unnamed,
+        ..Scope::default()
+    };
+    let known = ["selector", "targetRefs", "action", "dryRun", "rules"];
+    for (key, value, path) in spec(&mut reader, value, alien, &known) {
+        match key {
+            "selector" => scope.selector(&mut reader, value, &path),
+            "targetRefs" => scope.targets(&mut reader, value, &path, &name.namespace),
+            "action" => match value.as_str() {
+                Some("ALLOW") => action = Action::Allow,
+                Some("DENY") => action = Action::Deny,
+                Some("AUDIT") => action = Action::Audit,
+                _ => reader.report(&path, format!("{value} is not ALLOW, DENY or AUDIT")),
+            },
+            "dryRun" => match value.as_bool() {
+                Some(given) => dry_run = given,
+                None => reader.report(&path, format!("{value} is neither true nor false")),
+            },
+            _ => rules = read_rules(&mut reader, value, &path),
+        }
+    }
+    let policy = AuthorizationPolicy {
+        scope: scope.finish(&mut reader, &name.namespace),
+        name: name.clone(),
+        action,
+        dry_run,
+        rules,
+        invalid: invalid(&reader),
+    };
+    converted.problems.append(&mut reader.problems);
+    converted.is(ObjectKind::AuthorizationPolicy, name);
+    converted.object = Some(Object::AuthorizationPolicy(policy));
+}
+
+/// Reads a `MeshPolicy`; `alien` as of [`authorization`].
+pub(super) fn mesh(converted: &mut Converted, value: &Value, alien: Option<FieldProblem>) {
+    let mut reader = Reader::default();
+    let name = name(value, &converted.kind, alien.as_ref(), &mut reader);
+    // Several without a name would be taken for one, so that one must do for all.
+    let unnamed = !reader.problems.is_empty();
+    let mut mtls = None;
+    let mut port_mtls = BTreeMap::new();
+    let mut scope = Scope {
+        failed: unnamed,
+        ..Scope::default()
+    };
+    for (key, value, path) in spec(
+        &mut reader,
+        value,
+        alien,
+        &["selector", "targetRefs", "mtls"],
+    ) {
+        match key {
+            "selector" => scope.selector(&mut reader, value, &path),
+            "targetRefs" => scope.targets(&mut reader, value, &path, &name.namespace),
+            _ => {
+                for (key, value, path) in reader.fields(value, &path, &["mode", "ports"]) {
+                    match key {
+                        "mode" => mtls = read_mode(&mut reader, value, &path),
+                        _ => port_mtls = read_port_modes(&mut reader, value, &path),
+                    }
+                }
+            }
+        }
+    }
+    let policy = MeshPolicy {
+        scope: scope.finish(&mut reader, &name.namespace),
+        name: name.clone(),
+        mtls,
+        port_mtls,
+        invalid: invalid(&reader),
+    };
+    converted.problems.append(&mut reader.problems);
+    converted.is(ObjectKind::MeshPolicy, name);
+    converted.object = Some(Object::MeshPolicy(policy));
+}
+
+/// Its name. A policy without a proper one gets one, so that it can deny. One of a
+/// kind that is not known gets one that can't be that of a proper policy.
+fn name(
+    value: &Value,
+    kind: &str,
+    alien: Option<&FieldProblem>,
+    reader: &mut Reader,
+) -> NamespacedName {
+    let name = super::name(value, true).unwrap_or_else(|problem| {
+        let given = value.get("metadata").and_then(|m| m.get("namespace"));
+        let given = given
+            .and_then(Value::as_str)
+            .filter(|n| super::is_dns_name(n));
+        reader.problems.push(problem);
+        NamespacedName::new(given.unwrap_or("default"), "(unnamed)")
+    });
+    match alien {
+        Some(_) => NamespacedName::new(name.namespace, format!("{kind}:{}", name.name)),
+        None => name,
+    }
+}
+
+/// The known fields of `spec`.
+fn spec<'v>(
+    reader: &mut Reader,
+    value: &'v Value,
+    alien: Option<FieldProblem>,
+    known: &[&str],
+) -> Vec<(&'v str, &'v Value, FieldPath)> {
+    if let Some(alien) = alien {
+        // Its other fields may be right in its own kind: one problem says it all.
+        let mut of_spec = Reader::default();
+        let path = FieldPath::of(&["spec"]);
+        let spec = value.get("spec").filter(|spec| spec.is_object());
+        let fields = spec.map(|spec| of_spec.fields(spec, &path, &["selector", "targetRefs"]));
+        reader.problems.push(alien);
+        return fields.unwrap_or_default();
+    }
+    let top = ["apiVersion", "kind", "metadata", "spec", "status"];
+    reader.fields(value, &FieldPath::default(), &top);
+    match value.get("spec") {
+        None => Vec::new(),
+        Some(spec) => reader.fields(spec, &FieldPath::of(&["spec"]), known),
+    }
+}
+
+/// The first problem, for the policy itself; all of them go where problems go.
+fn invalid(reader: &Reader) -> Option<String> {
+    let FieldProblem { field, message } = reader.problems.first()?;
+    Some(format!("{field}: {message}"))
+}
+
+/// What a policy selects, as far as it was read.
+#[derive(Default)]
+struct Scope {
+    selector: Option<Selector>,
+    services: Option<Vec<Arc<str>>>,
+    given: usize,
+    /// It can't be understood: the whole namespace is selected.
+    failed: bool,
+}
+
+impl Scope {
+    fn selector(&mut self, reader: &mut Reader, value: &Value, path: &FieldPath) {
+        let before = reader.problems.len();
+        let mut labels = BTreeMap::new();
+        for (_, value, path) in reader.fields(value, path, &["matchLabels"]) {
+            let Value::Object(map) = value else {
+                reader.report(&path, "must be a map of labels");
+                continue;
+            };
+            for (key, value) in map {
+                match value.as_str() {
+                    Some(value) => drop(labels.insert(key.clone(), value.to_owned())),
+                    None => reader.report(&path.key(key), "must be a string"),
+                }
+            }
+        }
+        self.given += usize::from(!labels.is_empty());
+        self.selector = Some(Selector(labels));
+        self.failed |= reader.problems.len() > before;
+    }
+
+    fn targets(&mut self, reader: &mut Reader, value: &Value, path: &FieldPath, namespace: &str) {
+        let before = reader.problems.len();
+        let mut services = Vec::new();
+        for (target, path) in reader.items(value, path) {
+            services.extend(target_service(reader, target, &path, namespace));
+        }
+        self.given += 1;
+        self.services = Some(services);
+        self.failed |= reader.problems.len() > before;
+    }
+
+    fn finish(self, reader: &mut Reader, namespace: &str) -> PolicyScope {
+        if self.given > 1 {
+            let field = FieldPath::of(&["spec", "targetRefs"]);
+            reader.report(&field, "can't be given together with a selector");
+        }
+        if self.failed || self.given > 1 {
+            return PolicyScope::Pods(Selector::default());
+        }
+        match (self.services, self.selector.unwrap_or_default()) {
+            (Some(services), _) => PolicyScope::Services(services),
+            (None, selector) if selector.0.is_empty() && namespace == ROOT_NAMESPACE => {
+                PolicyScope::Mesh
+            }
+            (None, selector) => PolicyScope::Pods(selector),
+        }
+    }
+}
+
+/// The Service that a `targetRef` names.
+fn target_service(
+    reader: &mut Reader,
+    target: &Value,
+    path: &FieldPath,
+    own_namespace: &str,
+) -> Option<Arc<str>> {
+    let mut kind = false;
+    let mut name = None;
+    for (key, value, path) in reader.fields(target, path, &["group", "kind", "name", "namespace"]) {
+        match (key, value.as_str()) {
+            ("group", Some("" | "core")) => {}
+            ("kind", Some("Service")) => kind = true,
+            ("namespace", Some(namespace)) if namespace == own_namespace => {}
+            ("name", _) => name = reader.text(value, &path),
+            ("namespace", _) => {
+                reader.report(&path, format!("must be the policy's own, {own_namespace}"));
+            }
+            _ => reader.report(
+                &path,
+                format!("{value} can't be a target: only Services can"),
+            ),
+        }
+    }
+    if !kind && target.get("kind").is_none() {
+        reader.report(&path.key("kind"), "is missing: Service");
+    }
+    if target.get("name").is_none() {
+        reader.report(&path.key("name"), "is missing");
+    }
+    name.map(Arc::from)
+}
+
+fn read_rules(reader: &mut Reader, value: &Value, path: &FieldPath) -> Vec<Rule> {
+    // No rules at all is a policy of its own: an ALLOW that permits nothing.
+    if value.as_array().is_some_and(Vec::is_empty) {
+        return Vec::new();
+    }
+    let mut rules = Vec::new();
+    for (value, path) in reader.items(value, path) {
+        let mut rule = Rule::default();
+        for (key, value, path) in reader.fields(value, &path, &["from", "to"]) {
+            let (inner, is_from) = match key {
+                "from" => ("source", true),
+                _ => ("operation", false),
+            };
+            for (value, path) in reader.items(value, &path) {
+                let Some((value, path)) = only_field(reader, value, &path, inner) else {
+                    continue;
+                };
+                if is_from {
+                    rule.from.push(read_source(reader, value, &path));
+                } else {
+                    rule.to.push(read_operation(reader, value, &path));
+                }
+            }
+        }
+        rules.push(rule);
+    }
+    rules
+}
+
+/// The one field that a map must have, with something in it.
+fn only_field<'v>(
+    reader: &mut Reader,
+    value: &'v Value,
+    path: &FieldPath,
+    name: &str,
+) -> Option<(&'v Value, FieldPath)> {
+    let before = reader.problems.len();
+    let field = reader.fields(value, path, &[name]).into_iter().next();
+    let field = field.filter(|(_, value, _)| value.as_object().is_none_or(|map| !map.is_empty()));
+    if field.is_none() && reader.problems.len() == before {
+        reader.report(&path.key(name), "is empty: leave it out to match anything");
+    }
+    field.map(|(_, value, path)| (value, path))
+}
+
+fn read_source(reader: &mut Reader, value: &Value, path: &FieldPath) -> From {
+    let known = [
+        "principals",
+        "notPrincipals",
+        "namespaces",
+        "notNamespaces",
+        "ipBlocks",
+        "notIpBlocks",
+    ];
+    let mut from = From::default();
+    for (key, value, path) in reader.fields(value, path, &known) {
+        match key {
+            "principals" => from.principals = reader.list(value, &path, reader::principal),
+            "notPrincipals" => from.not_principals = reader.list(value, &path, reader::principal),
+            "namespaces" => from.namespaces = reader.list(value, &path, reader::string_match),
+            "notNamespaces" => {
+                from.not_namespaces = reader.list(value, &path, reader::string_match);
+            }
+            "ipBlocks" => from.ip_blocks = reader.list(value, &path, reader::block),
+            _ => from.not_ip_blocks = reader.list(value, &path, reader::block),
+        }
+    }
+    from
+}
+
+fn read_operation(reader: &mut Reader, value: &Value, path: &FieldPath) -> To {
+    let mut to = To::default();
+    for (key, value, path) in reader.fields(value, path, &["ports", "notPorts"]) {
+        match key {
+            "ports" => to.ports = reader.list(value, &path, reader::port),
+            _ => to.not_ports = reader.list(value, &path, reader::port),
+        }
+    }
+    to
+}
+
+fn read_mode(reader: &mut Reader, value: &Value, path: &FieldPath) -> Option<MtlsMode> {
+    match value.as_str() {
+        Some("STRICT") => Some(MtlsMode::Strict),
+        Some("PERMISSIVE") => Some(MtlsMode::Permissive),
+        _ => {
+            reader.report(path, format!("{value} is neither STRICT nor PERMISSIVE"));
+            None
+        }
+    }
+}
+
+fn read_port_modes(
+    reader: &mut Reader,
+    value: &Value,
+    path: &FieldPath,
+) -> BTreeMap<u16, MtlsMode> {
+    let mut modes = BTreeMap::new();
+    let Value::Object(map) = value else {
+        reader.report(path, "must be a map of ports");
+        return modes;
+    };
+    for (key, value) in map {
+        let path = path.key(key);
+        let port = reader::port(&Value::String(key.clone()));
+        let mode = only_field(reader, value, &path, "mode");
+        let mode = mode.and_then(|(value, path)| read_mode(reader, value, &path));
+        match (port, mode) {
+            (Ok(port), Some(mode)) => drop(modes.insert(port, mode)),
+            (Ok(_), None) => {}
+            (Err(message), _) => reader.report(&path, message),
+        }
+    }
+    modes
+}
+
+/// A policy in place of text that can't be read but seems to hold one: denies the
+/// namespace.
+pub(in crate::cluster) fn in_place_of_text(namespace: &str, place: &str) -> Object {
+    let why = problem(
+        &[],
+        format!("{place} can't be read and seems to hold a policy"),
+    );
+    let whole = match namespace {
+        ROOT_NAMESPACE => PolicyScope::Mesh,
+        _ => PolicyScope::Pods(Selector::default()),
+    };
+    Object::AuthorizationPolicy(AuthorizationPolicy {
+        name: NamespacedName::new(namespace, format!("(unreadable {place})")),
+        scope: whole,
+        action: Action::Deny,
+        dry_run: false,
+        rules: Vec::new(),
+        invalid: Some(why.message),
+    })
+}

@@ -1,0 +1,193 @@
+//! Strict reading of JSON: whatever is not understood is reported, all of it.
+
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv4Net};
+use serde_json::Value;
+
+use super::{FieldPath, FieldProblem};
+use crate::state::StringMatch;
+
+/// Fields of Istio's that people will try, and that need HTTP.
+const LATER: [&str; 12] = [
+    "when",
+    "hosts",
+    "notHosts",
+    "methods",
+    "notMethods",
+    "paths",
+    "notPaths",
+    "requestPrincipals",
+    "notRequestPrincipals",
+    "remoteIpBlocks",
+    "notRemoteIpBlocks",
+    "serviceAccounts",
+];
+
+/// Collects the problems of one object.
+#[derive(Debug, Default)]
+pub(super) struct Reader {
+    pub(super) problems: Vec<FieldProblem>,
+}
+
+impl Reader {
+    pub(super) fn report(&mut self, field: &FieldPath, message: impl Into<String>) {
+        self.problems.push(FieldProblem {
+            field: field.clone(),
+            message: message.into(),
+        });
+    }
+
+    /// The fields of a map that are known; any other is reported.
+    pub(super) fn fields<'v>(
+        &mut self,
+        value: &'v Value,
+        path: &FieldPath,
+        known: &[&str],
+    ) -> Vec<(&'v str, &'v Value, FieldPath)> {
+        let Value::Object(map) = value else {
+            self.report(path, format!("must be a map of {}", known.join(", ")));
+            return Vec::new();
+        };
+        let mut fields = Vec::new();
+        for (key, value) in map {
+            let path = path.key(key);
+            if known.contains(&key.as_str()) {
+                fields.push((key.as_str(), value, path));
+            } else if LATER.contains(&key.as_str()) {
+                self.report(&path, "is not supported yet");
+            } else {
+                let known = known.join(", ");
+                self.report(&path, format!("is not known here; known are: {known}"));
+            }
+        }
+        fields
+    }
+
+    /// The items of a list with something in it. An empty one is ambiguous: nothing,
+    /// or anything?
+    pub(super) fn items<'v>(
+        &mut self,
+        value: &'v Value,
+        path: &FieldPath,
+    ) -> Vec<(&'v Value, FieldPath)> {
+        match value {
+            Value::Array(items) if !items.is_empty() => {
+                let items = items.iter().enumerate();
+                items
+                    .map(|(index, item)| (item, path.index(index)))
+                    .collect()
+            }
+            Value::Array(_) | Value::Null => {
+                self.report(path, "is empty: leave it out, or say what it is to match");
+                Vec::new()
+            }
+            _ => {
+                self.report(path, "must be a list");
+                Vec::new()
+            }
+        }
+    }
+
+    /// A list whose items `parse` understands.
+    pub(super) fn list<T>(
+        &mut self,
+        value: &Value,
+        path: &FieldPath,
+        parse: impl Fn(&Value) -> Result<T, String>,
+    ) -> Vec<T> {
+        let mut list = Vec::new();
+        for (item, path) in self.items(value, path) {
+            match parse(item) {
+                Ok(item) => list.push(item),
+                Err(message) => self.report(&path, message),
+            }
+        }
+        list
+    }
+
+    pub(super) fn text<'v>(&mut self, value: &'v Value, path: &FieldPath) -> Option<&'v str> {
+        let text = value.as_str().filter(|text| !text.is_empty());
+        if text.is_none() {
+            self.report(path, "must be a string that is not empty");
+        }
+        text
+    }
+}
+
+/// `abc`, `abc*`, `*abc` or `*`.
+pub(super) fn string_match(value: &Value) -> Result<StringMatch, String> {
+    let text = value.as_str().filter(|text| !text.is_empty());
+    let text = text.ok_or("must be a string that is not empty")?;
+    pattern(text)
+}
+
+/// A principal, with or without `spiffe://`.
+pub(super) fn principal(value: &Value) -> Result<StringMatch, String> {
+    let text = value.as_str().ok_or("must be a string")?;
+    let bare = text.strip_prefix("spiffe://").unwrap_or(text);
+    if bare.is_empty() {
+        return Err("must be a string that is not empty".to_owned());
+    }
+    let pattern = pattern(bare)?;
+    if let StringMatch::Exact(exact) = &pattern {
+        let id = format!("spiffe://{exact}").parse::<crate::model::SpiffeId>();
+        id.map_err(|error| format!("can never match: {error}"))?;
+    }
+    Ok(pattern)
+}
+
+fn pattern(text: &str) -> Result<StringMatch, String> {
+    let literal = |text: &str| {
+        if text.contains('*') {
+            let message = "a '*' is understood only as the first or the last character, not both";
+            return Err(message.to_owned());
+        }
+        Ok(text.to_owned())
+    };
+    if text == "*" {
+        Ok(StringMatch::Present)
+    } else if let Some(prefix) = text.strip_suffix('*') {
+        literal(prefix).map(StringMatch::Prefix)
+    } else if let Some(suffix) = text.strip_prefix('*') {
+        literal(suffix).map(StringMatch::Suffix)
+    } else {
+        literal(text).map(StringMatch::Exact)
+    }
+}
+
+/// A port as a number or, as Istio writes it, a string.
+pub(super) fn port(value: &Value) -> Result<u16, String> {
+    let number = match value {
+        Value::String(text) => text.parse().ok(),
+        _ => value.as_u64().and_then(|number| u16::try_from(number).ok()),
+    };
+    let port = number.filter(|port: &u16| *port > 0);
+    port.ok_or_else(|| format!("{value} is not a port: 1 to 65535"))
+}
+
+/// A CIDR block or a single address.
+pub(super) fn block(value: &Value) -> Result<IpNet, String> {
+    let block = value.as_str().and_then(ip_block);
+    block.ok_or_else(|| format!("{value} is neither an IP address nor a CIDR block"))
+}
+
+/// A block of IPv4 addresses in their IPv6 form becomes one of IPv4, as the
+/// addresses do that it is compared with.
+pub(super) fn ip_block(text: &str) -> Option<IpNet> {
+    let block: IpNet = match text.parse::<IpAddr>() {
+        Ok(ip) => IpNet::from(ip),
+        Err(_) => text.parse().ok()?,
+    };
+    let mapped = match block {
+        IpNet::V6(v6) if v6.prefix_len() >= 96 => v6.addr().to_ipv4_mapped(),
+        IpNet::V4(_) | IpNet::V6(_) => None,
+    };
+    match mapped {
+        Some(v4) => Ipv4Net::new(v4, block.prefix_len() - 96)
+            .ok()
+            .map(IpNet::V4),
+        None => Some(block),
+    }
+    .map(|block| block.trunc())
+}

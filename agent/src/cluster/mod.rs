@@ -1,0 +1,23 @@
+//! Where the state comes from.
+//!
+//! In: Kubernetes objects and our own kinds, from files. Out: changes for the one
+//! [`crate::state::Writer`], and the snapshots that it publishes. One conversion,
+//! [`convert`], serves every source.
+//!
+//! Invariant: what can't be read never stops the rest. An object that can't be
+//! understood keeps its last good version; a policy that can't be understood denies
+//! what it selects.
+
+pub mod convert;
+pub mod dir;
+mod field;
+mod files;
+mod lint;
+mod manifest;
+
+#[cfg(test)]
+mod tests;
+
+pub use dir::{Health, SourceError};
+pub use field::{FieldPath, FieldProblem, Segment};
+pub use lint::lint;
