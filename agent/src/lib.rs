@@ -12,4 +12,5 @@ pub mod flow;
 pub mod identity;
 pub mod model;
 pub mod policy;
+pub mod proxy;
 pub mod state;

@@ -1,0 +1,118 @@
+//! What can be set about the data path. Made once, by `app`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::model::NodeName;
+
+/// Behaviour of the data path.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The node that this agent serves.
+    pub node: NodeName,
+    /// The cluster's name, as peers read it in `baggage`.
+    pub cluster: Arc<str>,
+    /// How long a dial may take, to an application as well as to another node.
+    pub connect_timeout: Duration,
+    /// A connection that is open both ways and silent for this long is reset. `None`:
+    /// never; a peer that is gone is found by keep-alive, not by this.
+    pub idle_timeout: Option<Duration>,
+    /// A connection of which one direction has ended and the other is silent for this
+    /// long is reset. An application that shut down one direction and is gone since is
+    /// found by keep-alive within [`Keepalive::idle`] and its probes; this is for the one
+    /// that lives and never closes.
+    pub half_open_timeout: Duration,
+    /// Of every socket.
+    pub keepalive: Keepalive,
+    /// Between nodes.
+    pub tunnel: TunnelConfig,
+}
+
+/// When the kernel probes a silent peer.
+#[derive(Clone, Copy, Debug)]
+pub struct Keepalive {
+    /// Silence before the first probe.
+    pub idle: Duration,
+    /// Between probes.
+    pub interval: Duration,
+    /// Unanswered probes that end the connection.
+    pub probes: u32,
+}
+
+/// Behaviour of the connections between nodes.
+#[derive(Clone, Debug)]
+pub struct TunnelConfig {
+    /// The port of every enrolled pod at which its node's agent takes tunnels.
+    pub port: u16,
+    /// TLS and HTTP/2 set-up together, and the wait for a new peer's first request.
+    pub handshake_timeout: Duration,
+    /// Set-ups in progress that one pod's tunnel listener serves; further ones wait.
+    pub handshakes_per_pod: usize,
+    /// Set-ups that wait for that; further ones are reset.
+    pub handshakes_waiting: usize,
+    /// Set-ups in progress with one destination, on the dialling side.
+    pub handshakes_per_destination: usize,
+    /// Streams that this agent opens on one connection before it opens another.
+    pub streams_per_connection: usize,
+    /// Streams that a peer may open on one connection.
+    pub max_concurrent_streams: u32,
+    /// Idle connections of the leaner protocol that are kept for one destination.
+    pub idle_per_destination: usize,
+    /// A pooled connection with no stream for this long is closed.
+    pub idle_release: Duration,
+    /// A peer's connection with no stream for this long is closed; longer than peers'
+    /// own release, so that it is they who close.
+    pub server_idle: Duration,
+    /// Bytes that a peer may send on one stream before they are taken by the application.
+    pub stream_window: u32,
+    /// The same for all streams of a connection; four of the former, so that a stream
+    /// which nobody reads does not stop the others.
+    pub connection_window: u32,
+    /// Longest DATA frame taken.
+    pub frame_size: u32,
+    /// Bytes of one stream that wait for the network.
+    pub send_buffer: usize,
+    /// Bytes of a request's headers.
+    pub header_list: u32,
+    /// Between PINGs.
+    pub ping_interval: Duration,
+    /// For the answer to one; a peer that misses it is gone.
+    pub ping_timeout: Duration,
+}
+
+impl Config {
+    /// What an agent uses unless told otherwise.
+    pub fn recommended(node: NodeName) -> Self {
+        Self {
+            node,
+            cluster: "Kubernetes".into(),
+            connect_timeout: Duration::from_secs(10),
+            idle_timeout: None,
+            half_open_timeout: Duration::from_hours(1),
+            keepalive: Keepalive {
+                idle: Duration::from_mins(1),
+                interval: Duration::from_secs(15),
+                probes: 4,
+            },
+            tunnel: TunnelConfig {
+                port: 15008,
+                handshake_timeout: Duration::from_secs(10),
+                handshakes_per_pod: 256,
+                handshakes_waiting: 4096,
+                handshakes_per_destination: 64,
+                streams_per_connection: 100,
+                max_concurrent_streams: 200,
+                idle_per_destination: 128,
+                idle_release: Duration::from_mins(5),
+                server_idle: Duration::from_mins(10),
+                stream_window: 4 << 20,
+                connection_window: 16 << 20,
+                frame_size: 1 << 20,
+                send_buffer: 512 << 10,
+                header_list: 16 << 10,
+                ping_interval: Duration::from_secs(10),
+                ping_timeout: Duration::from_secs(20),
+            },
+        }
+    }
+}

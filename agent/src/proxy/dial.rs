@@ -1,0 +1,165 @@
+//! New connections out of a pod's network namespace, and the options of every socket.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream as StdStream};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpSocket, TcpStream};
+
+use super::config::{Config, Keepalive};
+use super::network::{Family, PodNetwork};
+use super::outcome::ConnectError;
+use crate::model::ClientAddr;
+
+/// Dials `to` from the pod's namespace, with `source` as the address on the wire.
+pub(super) async fn network(
+    network: &dyn PodNetwork,
+    source: Option<IpAddr>,
+    to: SocketAddr,
+    config: &Config,
+) -> Result<TcpStream, ConnectError> {
+    let socket = socket(network, to, config)?;
+    if let Some(ip) = source {
+        socket.bind(SocketAddr::new(ip, 0))?;
+    }
+    connect(socket, to, config.connect_timeout).await
+}
+
+/// Dials the pod's application, which sees `client` as its peer.
+///
+/// The source is a random loopback address: the kernel passes connections from loopback
+/// by the redirection, and the spread keeps one application's port from running out of
+/// source ports.
+pub(super) async fn application(
+    network: &dyn PodNetwork,
+    client: ClientAddr,
+    to: SocketAddr,
+    config: &Config,
+) -> Result<TcpStream, ConnectError> {
+    // Linux sends no reset from an IPv6 address to `::1`: such a dial would time out.
+    if to.is_ipv6() && !network.is_listening(to.port()) {
+        return Err(ConnectError::Refused);
+    }
+    let socket = socket(network, to, config)?;
+    steady_pace(&socket);
+    socket.bind(SocketAddr::new(loopback_source(to.ip(), rand::random()), 0))?;
+    network.present_client(socket.as_fd(), client)?;
+    let connected = connect(socket, to, config.connect_timeout).await;
+    if matches!(connected, Err(ConnectError::Refused)) {
+        network.forget_listener(to.port());
+    }
+    connected
+}
+
+/// Options that accepted sockets inherit from their listener.
+pub(super) fn prepare_listener(
+    listener: &std::net::TcpListener,
+    keepalive: Keepalive,
+) -> io::Result<()> {
+    set_options(&SockRef::from(listener), keepalive)?;
+    listener.set_nonblocking(true)
+}
+
+/// Sets a congestion control that does not pace, for a hop that stays on the node: BBR,
+/// which may be the node's default, stalls such hops by milliseconds. Without the
+/// permission or the module the default stays, which is only slower.
+pub(super) fn steady_pace(socket: impl AsFd) {
+    if let Err(error) = rustix::net::sockopt::set_tcp_congestion(socket, "cubic") {
+        tracing::trace!(%error, "the congestion control stays as it is");
+    }
+}
+
+/// Ends a connection of which both directions have ended in order: what waits to be sent
+/// still arrives.
+pub(super) fn close(stream: TcpStream) {
+    if let Err(error) = SockRef::from(&stream).set_linger(None) {
+        tracing::debug!(%error, "a connection is reset instead of closed");
+    }
+    drop(stream);
+}
+
+/// Ends a connection with a RST: what waits to be sent is discarded, and the peer's next
+/// call says so.
+pub(super) fn reset(stream: TcpStream) {
+    reset_on_close(&stream);
+    drop(stream);
+}
+
+/// Makes the close of a connection a reset.
+pub(super) fn reset_on_close(stream: &TcpStream) {
+    if let Err(error) = SockRef::from(stream).set_linger(Some(Duration::ZERO)) {
+        tracing::debug!(%error, "a connection is closed instead of reset");
+    }
+}
+
+/// Like [`reset`], after what was written has arrived, or the peer had a second for it.
+pub(super) async fn reset_when_sent(stream: TcpStream, network: &dyn PodNetwork) {
+    for wait in [1, 2, 4, 8, 16, 32, 64, 128, 256, 512] {
+        match network.tcp_info(stream.as_fd()) {
+            Some(info) if info.unacknowledged > 0 => {
+                tokio::time::sleep(Duration::from_millis(wait)).await;
+            }
+            _ => break,
+        }
+    }
+    reset(stream);
+}
+
+fn socket(network: &dyn PodNetwork, to: SocketAddr, config: &Config) -> io::Result<TcpSocket> {
+    let socket = StdStream::from(network.socket(Family::of(to.ip()))?);
+    set_options(&SockRef::from(&socket), config.keepalive)?;
+    Ok(TcpSocket::from_std_stream(socket))
+}
+
+async fn connect(
+    socket: TcpSocket,
+    to: SocketAddr,
+    limit: Duration,
+) -> Result<TcpStream, ConnectError> {
+    match tokio::time::timeout(limit, socket.connect(to)).await {
+        Ok(connected) => Ok(connected?),
+        Err(_elapsed) => Err(ConnectError::TimedOut),
+    }
+}
+
+/// Sets what every socket of an application's connection has. It resets when it is closed
+/// without more: an agent that is killed, or gives a connection up, must not look like an
+/// application that has said all it had to say. [`close`] takes that back.
+fn set_options(socket: &SockRef<'_>, keepalive: Keepalive) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    socket.set_linger(Some(Duration::ZERO))?;
+    let params = TcpKeepalive::new()
+        .with_time(keepalive.idle)
+        .with_interval(keepalive.interval)
+        .with_retries(keepalive.probes);
+    socket.set_tcp_keepalive(&params)
+}
+
+/// An address of 127.128.0.0/10 that is neither its network nor its broadcast address.
+/// IPv6 has one loopback address only.
+fn loopback_source(to: IpAddr, random: u32) -> IpAddr {
+    const HOSTS: u32 = (1 << 22) - 2;
+    match to {
+        IpAddr::V4(_) => Ipv4Addr::from_bits(0x7f80_0000 + 1 + random % HOSTS).into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::loopback_source;
+
+    #[test]
+    fn sources_stay_in_their_block() {
+        let to = "10.0.0.1".parse().unwrap();
+        let block: ipnet::IpNet = "127.128.0.0/10".parse().unwrap();
+        for random in [0, 1, (1 << 22) - 3, 1 << 22, u32::MAX] {
+            let ip = loopback_source(to, random);
+            assert!(block.contains(&ip), "{ip}");
+            assert_ne!(ip, block.network());
+            assert_ne!(ip, block.broadcast());
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! The data path: the bytes of every connection of this node's enrolled pods.
+//!
+//! In: listeners inside the pods' namespaces ([`EnrolledPod`]), the table in force,
+//! certificates. Out: bytes at the other end, and one [`crate::flow::FlowEvent`] for each
+//! connection. It never decides what a policy says, never loads anything into the kernel
+//! and never falls back to plaintext.
+//!
+//! ```text
+//! outbound listener ─► outbound ─┬─ local ──────────────► application of the same node
+//!                                ├─ tunnel ─► pool ═════► port 15008 of the other node's pod
+//!                                └─ passthrough ────────► anything that is not meshed
+//! tunnel listener ───► tunnel::server ─► CONNECT ─┐
+//! inbound listener ──► inbound ───────────────────┴─► policy ─► application
+//! ```
+
+mod accept;
+mod config;
+mod dial;
+mod inbound;
+mod network;
+mod outbound;
+mod outcome;
+mod permit;
+mod pod;
+mod record;
+mod relay;
+mod shared;
+mod tasks;
+mod tunnel;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+
+pub use self::config::{Config, Keepalive, TunnelConfig};
+pub use self::network::{EnrolledPod, Family, Listeners, PodKey, PodNetwork, TcpInfo};
+use self::pod::LocalPod;
+use self::shared::{Counters, Shared};
+use self::tasks::Tasks;
+use self::tunnel::Pool;
+use crate::flow::FlowSender;
+use crate::identity::Identities;
+use crate::policy::Table;
+
+/// The shortest time between two looks at the pool.
+const SWEEP: Duration = Duration::from_millis(100);
+
+/// The data path of one node. A clone is the same.
+#[derive(Clone, Debug)]
+pub struct Proxy {
+    shared: Arc<Shared>,
+}
+
+/// Figures of the data path, for metrics and status.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProxyStats {
+    /// Pods that are served.
+    pub pods: usize,
+    /// Tasks: connections and what drives them.
+    pub tasks: usize,
+    /// Pooled connections to other nodes.
+    pub tunnels: usize,
+    /// Times that the kernel had no descriptor or memory to accept a connection.
+    pub accept_exhausted: u64,
+    /// Tunnels that were reset because too many were being set up at once.
+    pub handshakes_shed: u64,
+}
+
+/// One kind of listener.
+#[derive(Clone, Copy, Debug)]
+enum Role {
+    Outbound,
+    Inbound,
+    Tunnel,
+}
+
+impl Proxy {
+    /// A data path with no pods, and the future that keeps its pods' policies up to date.
+    /// Dropping that future ends every connection.
+    pub fn new(
+        config: Config,
+        tables: watch::Receiver<Arc<Table>>,
+        identities: Identities,
+        flows: FlowSender,
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
+        let config = Arc::new(config);
+        let tasks = Tasks::default();
+        let pool = Pool::new(identities.clone(), Arc::clone(&config), tasks.clone());
+        let shared = Arc::new(Shared {
+            config,
+            tables,
+            identities,
+            flows,
+            pool,
+            tasks,
+            counters: Counters::default(),
+            pods: RwLock::new(HashMap::new()),
+        });
+        let publish = publish_policies(Arc::clone(&shared));
+        let sweep = sweep_pool(Arc::clone(&shared));
+        let run = async move {
+            let ((), ()) = tokio::join!(publish, sweep);
+        };
+        (Self { shared }, run)
+    }
+
+    /// Starts to serve a pod. One of the same name that is served already is replaced: its
+    /// open connections end after `grace`. Fails where a listener is not one.
+    pub fn add_pod(&self, enrolled: EnrolledPod, grace: Duration) -> io::Result<()> {
+        let EnrolledPod {
+            pod,
+            listeners,
+            network,
+        } = enrolled;
+        let listeners = prepare(&self.shared.config, listeners)?;
+        let mut own_ports = vec![self.shared.config.tunnel.port];
+        for (_role, listener) in &listeners {
+            own_ports.push(listener.local_addr()?.port());
+        }
+        let policy = self.shared.table().inbound(&pod.name);
+        let tunnel = &self.shared.config.tunnel;
+        let mut local = LocalPod::new(pod, network, policy, own_ports, tunnel);
+        local.baggage = tunnel::baggage(&self.shared.config.cluster, &local.pod);
+        let local = Arc::new(local);
+        let mut pods = self.pods_mut();
+        let before = pods.insert(local.pod.name.clone(), Arc::clone(&local));
+        drop(pods);
+        // The table may have changed since it was read, before the pod was in the map.
+        local.publish(&self.shared.table().inbound(&local.pod.name));
+        for (role, listener) in listeners {
+            self.listen(role, listener, &local);
+        }
+        if let Some(before) = before {
+            self.leave(before, grace);
+        }
+        Ok(())
+    }
+
+    /// Stops to serve a pod: no new connection at once, the open ones end after `grace`.
+    pub fn remove_pod(&self, key: &PodKey, grace: Duration) {
+        let mut pods = self.pods_mut();
+        if pods.get(&key.name).is_some_and(|pod| pod.key() == *key)
+            && let Some(pod) = pods.remove(&key.name)
+        {
+            drop(pods);
+            self.leave(pod, grace);
+        }
+    }
+
+    /// Stops to serve all pods, as at the agent's own end.
+    pub fn remove_all(&self, grace: Duration) {
+        let pods: Vec<_> = self.pods_mut().drain().collect();
+        for (_name, pod) in pods {
+            self.leave(pod, grace);
+        }
+    }
+
+    /// The figures of now.
+    pub fn stats(&self) -> ProxyStats {
+        let counters = &self.shared.counters;
+        ProxyStats {
+            pods: self.pods_mut().len(),
+            tasks: self.shared.tasks.running(),
+            tunnels: self.shared.pool.connections(),
+            accept_exhausted: counters.accept_exhausted.load(Ordering::Relaxed),
+            handshakes_shed: counters.handshakes_shed.load(Ordering::Relaxed),
+        }
+    }
+
+    fn listen(&self, role: Role, listener: TcpListener, pod: &Arc<LocalPod>) {
+        let shared = Arc::clone(&self.shared);
+        let pod = Arc::clone(pod);
+        self.shared.tasks.spawn(async move {
+            let leaving = pod.leaving.clone();
+            let exhausted = &shared.counters.accept_exhausted;
+            let serve = |connection| spawn(&shared, role, &pod, connection);
+            let accepting = accept::accept_all(|| listener.accept(), exhausted, serve);
+            let _left = leaving.run_until_cancelled(accepting).await;
+        });
+    }
+
+    fn leave(&self, pod: Arc<LocalPod>, grace: Duration) {
+        pod.leaving.cancel();
+        let pool = self.shared.pool.clone();
+        self.shared.tasks.spawn(async move {
+            tokio::time::sleep(grace).await;
+            pod.close();
+            // Idle tunnels would keep the pod's network namespace alive.
+            pool.forget(&pod.key());
+        });
+    }
+
+    fn pods_mut(
+        &self,
+    ) -> std::sync::RwLockWriteGuard<'_, HashMap<crate::model::NamespacedName, Arc<LocalPod>>> {
+        // A panic under this lock would have ended the process.
+        self.shared
+            .pods
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Gives a new connection its task.
+fn spawn(
+    shared: &Arc<Shared>,
+    role: Role,
+    pod: &Arc<LocalPod>,
+    (stream, peer): (TcpStream, SocketAddr),
+) {
+    let (shared_, pod) = (Arc::clone(shared), Arc::clone(pod));
+    match role {
+        Role::Outbound => shared
+            .tasks
+            .spawn(outbound::serve(shared_, pod, stream, peer)),
+        Role::Inbound => shared
+            .tasks
+            .spawn(inbound::serve(shared_, pod, stream, peer)),
+        Role::Tunnel => shared
+            .tasks
+            .spawn(tunnel::serve(shared_, pod, stream, peer)),
+    }
+}
+
+/// The pod's listeners with their options set, each with its role.
+fn prepare(config: &Config, listeners: Listeners) -> io::Result<Vec<(Role, TcpListener)>> {
+    let Listeners {
+        outbound,
+        inbound,
+        tunnel,
+    } = listeners;
+    let mut prepared = Vec::new();
+    let kinds = [
+        (Role::Outbound, outbound),
+        (Role::Inbound, inbound),
+        (Role::Tunnel, tunnel),
+    ];
+    for (role, listeners) in kinds {
+        for listener in listeners {
+            prepared.push((role, prepare_one(config, role, listener)?));
+        }
+    }
+    Ok(prepared)
+}
+
+fn prepare_one(config: &Config, role: Role, listener: StdListener) -> io::Result<TcpListener> {
+    dial::prepare_listener(&listener, config.keepalive)?;
+    if matches!(role, Role::Outbound) {
+        dial::steady_pace(&listener);
+    }
+    TcpListener::from_std(listener)
+}
+
+/// Publishes to each pod its own policy, whenever that has changed.
+async fn publish_policies(shared: Arc<Shared>) {
+    let _stop = shared.tasks.stop_on_drop();
+    let mut tables = shared.tables.clone();
+    loop {
+        let table = Arc::clone(&tables.borrow_and_update());
+        let pods: Vec<_> = {
+            let pods = shared.pods.read().unwrap_or_else(PoisonError::into_inner);
+            pods.values().cloned().collect()
+        };
+        for pod in pods {
+            pod.publish(&table.inbound(&pod.pod.name));
+        }
+        if tables.changed().await.is_err() {
+            // No source of tables any more: what is in force stays so.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Looks for idle tunnels now and then.
+async fn sweep_pool(shared: Arc<Shared>) {
+    let mut tick = tokio::time::interval((shared.config.tunnel.idle_release / 4).max(SWEEP));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let _now = tick.tick().await;
+        shared.pool.sweep();
+    }
+}

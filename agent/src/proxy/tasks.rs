@@ -1,0 +1,33 @@
+//! Every task of the data path, so that none outlives it.
+
+use std::future::Future;
+
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+/// Starts tasks, and stops them all together. A clone is the same set.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Tasks {
+    tracker: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Tasks {
+    /// Runs the future until it ends, or all are stopped.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let task = self.stop.clone().run_until_cancelled_owned(task);
+        let _handle = self.tracker.spawn(async move {
+            let _stopped = task.await.is_none();
+        });
+    }
+
+    /// All tasks are stopped when the guard is dropped.
+    pub(super) fn stop_on_drop(&self) -> DropGuard {
+        self.stop.clone().drop_guard()
+    }
+
+    /// How many run.
+    pub(super) fn running(&self) -> usize {
+        self.tracker.len()
+    }
+}

@@ -1,0 +1,530 @@
+//! The tunnel itself: who is believed, what is shared, what is bounded.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use http::{Request, StatusCode};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::world::{TestPod, World, app, soon, until};
+use super::{check_flow, echo, expect_reset, round_trip};
+use crate::flow::Verdict;
+use crate::identity::server_name;
+
+/// TLS to the pod's tunnel port, as `from`.
+async fn tls(world: &World, from: &TestPod, to: &TestPod) -> TlsStream<TcpStream> {
+    let credentials = world.identities.credentials(&from.pod.identity);
+    let credentials = soon(credentials).await.unwrap();
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::new(from.ip, 0)).unwrap();
+    let stream = socket.connect(SocketAddr::new(to.ip, 15008)).await.unwrap();
+    let connector = TlsConnector::from(credentials.client_config(&to.pod.identity));
+    soon(connector.connect(server_name(), stream))
+        .await
+        .unwrap()
+}
+
+/// A tunnel as another implementation makes it.
+async fn peer(world: &World, from: &TestPod, to: &TestPod) -> SendRequest<Bytes> {
+    let (sender, connection) = h2::client::handshake(tls(world, from, to).await)
+        .await
+        .unwrap();
+    tokio::spawn(async move {
+        let _ended = connection.await;
+    });
+    sender
+}
+
+async fn ask(sender: &SendRequest<Bytes>, authority: &str) -> StatusCode {
+    let request = Request::connect(authority).body(()).unwrap();
+    let mut sender = sender.clone().ready().await.unwrap();
+    let (answer, _send) = sender.send_request(request, false).unwrap();
+    soon(answer).await.unwrap().status()
+}
+
+#[tokio::test]
+async fn connections_share_one_tunnel_and_more_need_more() {
+    let mut world = World::new();
+    let (client, server) = (world.pod("client", 0), world.pod("server", 1));
+    let (listener, address) = server.listen();
+    echo(listener);
+    let mut streams = Vec::new();
+    for _ in 0..100 {
+        let mut stream = client.dial(address).await;
+        round_trip(&mut stream, b"hello").await;
+        streams.push(stream);
+    }
+    let stats = |world: &World| world.nodes[0].proxy.stats().tunnels;
+    assert_eq!(stats(&world), 1);
+    let mut one_more = client.dial(address).await;
+    round_trip(&mut one_more, b"hello").await;
+    assert_eq!(stats(&world), 2);
+    // The first has room again once its connections end.
+    drop(streams);
+    for _ in 0..100 {
+        check_flow(&world.flow(0).await, Verdict::Forwarded, "closed");
+    }
+    let mut streams = Vec::new();
+    for _ in 0..150 {
+        let mut stream = client.dial(address).await;
+        round_trip(&mut stream, b"hello").await;
+        streams.push(stream);
+    }
+    assert_eq!(stats(&world), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_at_once() {
+    let mut world = World::new();
+    let (client, server) = (world.pod("client", 0), world.pod("server", 1));
+    let (listener, address) = server.listen();
+    echo(listener);
+    let client = Arc::new(client);
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..1000_u32 {
+        let client = Arc::clone(&client);
+        tasks.spawn(async move {
+            let mut stream = client.dial(address).await;
+            round_trip(&mut stream, &number.to_be_bytes()).await;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            round_trip(&mut stream, &number.to_le_bytes()).await;
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
+    }
+    for _ in 0..1000 {
+        let flow = world.flow(0).await;
+        check_flow(&flow, Verdict::Forwarded, "closed");
+        assert_eq!((flow.bytes_sent, flow.bytes_received), (8, 8));
+    }
+    let tunnels = world.nodes[0].proxy.stats().tunnels;
+    assert!((10..=14).contains(&tunnels), "{tunnels} tunnels");
+}
+
+#[tokio::test]
+async fn an_idle_tunnel_is_released() {
+    let mut world = World::with(|config| {
+        config.tunnel.idle_release = Duration::from_millis(100);
+    });
+    let (client, server) = (world.pod("client", 0), world.pod("server", 1));
+    let (listener, address) = server.listen();
+    echo(listener);
+    let mut stream = client.dial(address).await;
+    round_trip(&mut stream, b"hello").await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    round_trip(&mut stream, b"still there").await;
+    drop(stream);
+    let proxy = world.nodes[0].proxy.clone();
+    until("the tunnel ends", || proxy.stats().tunnels == 0).await;
+    let mut stream = client.dial(address).await;
+    round_trip(&mut stream, b"hello again").await;
+}
+
+#[tokio::test]
+async fn only_connects_to_the_pods_own_address_are_served() {
+    let mut world = World::new();
+    let (client, server) = (world.pod("client", 0), world.pod("server", 1));
+    let (listener, address) = server.listen();
+    echo(listener);
+    let sender = peer(&world, &client, &server).await;
+    assert_eq!(ask(&sender, &address.to_string()).await, StatusCode::OK);
+    let _closed = world.flow(1).await;
+    let foreign = app(SocketAddr::new(super::world::fresh_ip(), 0)).1;
+    for authority in [
+        foreign.to_string(),
+        "server.shop:80".to_owned(),
+        format!("{}:15008", server.ip),
+        format!("{}:0", server.ip),
+    ] {
+        assert_eq!(
+            ask(&sender, &authority).await,
+            StatusCode::BAD_REQUEST,
+            "{authority}"
+        );
+        check_flow(&world.flow(1).await, Verdict::Failed, "bad_request");
+    }
+    let get = Request::get("http://server/").body(()).unwrap();
+    let mut ready = sender.clone().ready().await.unwrap();
+    let (answer, _send) = ready.send_request(get, true).unwrap();
+    assert_eq!(
+        soon(answer).await.unwrap().status(),
+        StatusCode::BAD_REQUEST
+    );
+    check_flow(&world.flow(1).await, Verdict::Failed, "bad_request");
+    let closed = format!("{}:1", server.ip);
+    assert_eq!(ask(&sender, &closed).await, StatusCode::SERVICE_UNAVAILABLE);
+    check_flow(&world.flow(1).await, Verdict::Failed, "connect_refused");
+    world.no_more_flows();
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_not_the_addresss_is_refused() {
+    let mut world = World::new();
+    let (client, server) = (world.pod("client", 0), world.pod("server", 1));
+    let mut other = world.pod("other", 0);
+    let (listener, address) = server.listen();
+    echo(listener);
+    // The identity of one pod from the address of another.
+    other.ip = client.ip;
+    let sender = peer(&world, &other, &server).await;
+    assert_eq!(
+        ask(&sender, &address.to_string()).await,
+        StatusCode::FORBIDDEN
+    );
+    check_flow(&world.flow(1).await, Verdict::Denied, "identity_mismatch");
+    // From an address that the state does not know, the certificate is believed.
+    other.ip = super::world::fresh_ip();
+    let sender = peer(&world, &other, &server).await;
+    assert_eq!(ask(&sender, &address.to_string()).await, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn whoever_answers_must_be_the_expected_pod() {
+    let mut world = World::new();
+    let client = world.pod("client", 0);
+    // The state says "server"; the agent there has the certificate of "impostor".
+    let mut impostor = (*world.declare("server", 1, true)).clone();
+    impostor.identity = super::world::id("impostor");
+    let server = world.serve(Arc::new(impostor), 1);
+    let (listener, address) = server.listen();
+    let mut stream = client.dial(address).await;
+    stream.write_all(b"secret").await.unwrap();
+    expect_reset(&mut stream).await;
+    let flow = world.flow(0).await;
+    check_flow(&flow, Verdict::Failed, "tunnel_failed: TLS");
+    let dialled = tokio::time::timeout(Duration::from_millis(50), listener.accept());
+    assert!(dialled.await.is_err());
+}
+
+#[tokio::test]
+async fn a_peer_that_proves_nothing_is_dropped_in_time() {
+    let mut world = World::with(|config| {
+        config.tunnel.handshake_timeout = Duration::from_millis(300);
+        config.tunnel.handshakes_per_pod = 1;
+        config.tunnel.handshakes_waiting = 1;
+    });
+    let (client, server) = (world.pod("client", 0), world.pod("server", 1));
+    let to = SocketAddr::new(server.ip, 15008);
+    // Silent, then talking nonsense, and one too many.
+    let mut silent = TcpStream::connect(to).await.unwrap();
+    let mut second = TcpStream::connect(to).await.unwrap();
+    let proxy = world.nodes[1].proxy.clone();
+    let mut shed = TcpStream::connect(to).await.unwrap();
+    expect_reset(&mut shed).await;
+    assert_eq!(proxy.stats().handshakes_shed, 1);
+    second.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    let mut rest = Vec::new();
+    let _alert = soon(second.read_to_end(&mut rest)).await;
+    let _alert = soon(silent.read_to_end(&mut rest)).await;
+    for _ in 0..2 {
+        check_flow(&world.flow(1).await, Verdict::Failed, "handshake_failed");
+    }
+    // Proven, and then silent.
+    let mut slow = tls(&world, &client, &server).await;
+    let _closed = soon(slow.read_to_end(&mut rest)).await;
+    check_flow(&world.flow(1).await, Verdict::Failed, "handshake_failed");
+    // Headers that never end: 9 bytes of a HEADERS frame, then nothing.
+    let mut slow = tls(&world, &client, &server).await;
+    slow.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+        .await
+        .unwrap();
+    slow.write_all(b"\0\0\x40\x01\0\0\0\0\x01\x82")
+        .await
+        .unwrap();
+    let _closed = soon(slow.read_to_end(&mut rest)).await;
+    // All places are free again.
+    let (listener, address) = server.listen();
+    echo(listener);
+    let mut stream = client.dial(address).await;
+    round_trip(&mut stream, b"hello").await;
+}
+
+#[tokio::test]
+async fn a_flood_of_connects_stays_within_the_limit() {
+    let mut world = World::with(|config| config.tunnel.max_concurrent_streams = 20);
+    let (client, server) = (world.pod("client", 0), world.pod("server", 1));
+    let (listener, address) = server.listen();
+    let accepted = tokio::spawn(async move {
+        let mut open = Vec::new();
+        while let Ok(Ok((stream, _))) =
+            tokio::time::timeout(Duration::from_secs(1), listener.accept()).await
+        {
+            open.push(stream);
+        }
+        open.len()
+    });
+    let sender = peer(&world, &client, &server).await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..200 {
+        let mut sender = sender.clone();
+        tasks.spawn(async move {
+            let request = Request::connect(address.to_string()).body(()).unwrap();
+            std::future::poll_fn(|cx| sender.poll_ready(cx)).await?;
+            let (answer, send) = sender.send_request(request, false)?;
+            let answer = answer.await?;
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            Ok::<_, h2::Error>((send, answer.status()))
+        });
+    }
+    let open = soon(accepted).await.unwrap();
+    assert!(open <= 20, "{open} at once");
+    tasks.abort_all();
+}
+
+#[tokio::test]
+async fn a_tunnel_that_broke_is_replaced_without_the_application_knowing() {
+    let mut world = World::new();
+    let (client, server) = (world.pod("client", 0), world.pod("server", 1));
+    let (listener, address) = server.listen();
+    echo(listener);
+    let mut stream = client.dial(address).await;
+    round_trip(&mut stream, b"hello").await;
+    drop(stream);
+    check_flow(&world.flow(0).await, Verdict::Forwarded, "closed");
+    // The destination's agent restarts: its old tunnels end, new ones are taken.
+    let proxy = world.nodes[1].proxy.clone();
+    proxy.remove_pod(&server.key(), Duration::ZERO);
+    until("its tasks end", || proxy.stats().tasks == 0).await;
+    let again = world.serve(Arc::clone(&server.pod), 1);
+    assert_eq!(again.ip, server.ip);
+    let mut stream = client.dial(address).await;
+    round_trip(&mut stream, b"hello again").await;
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_gets_new_tunnels_and_old_streams_live_on() {
+    let mut world = World::with_ttl(Duration::from_secs(4), |_config| {});
+    let (client, server) = (world.pod("client", 0), world.pod("server", 1));
+    let (listener, address) = server.listen();
+    echo(listener);
+    let mut old = client.dial(address).await;
+    round_trip(&mut old, b"before").await;
+    let by_hand = peer(&world, &client, &server).await;
+    let authority = address.to_string();
+    assert_eq!(ask(&by_hand, &authority).await, StatusCode::OK);
+    let first = world.identities.in_force(&client.pod.identity).unwrap();
+    until("renewed", || {
+        let now = world.identities.in_force(&client.pod.identity);
+        now.is_some_and(|now| now.generation() != first.generation())
+    })
+    .await;
+    let mut new = client.dial(address).await;
+    round_trip(&mut new, b"after").await;
+    round_trip(&mut old, b"still").await;
+    let proxy = world.nodes[0].proxy.clone();
+    // The old one is nobody's to take, but still there.
+    assert_eq!(proxy.stats().tunnels, 2);
+    drop(old);
+    until("the old tunnel ends", || proxy.stats().tunnels == 1).await;
+    // A certificate that has expired opens nothing, however old the tunnel.
+    let expired = || first.not_after() <= std::time::SystemTime::now();
+    until("expired", expired).await;
+    assert_eq!(ask(&by_hand, &authority).await, StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn a_peer_that_stops_to_answer_is_gone() {
+    let mut world = World::with(|config| {
+        config.tunnel.ping_interval = Duration::from_millis(100);
+        config.tunnel.ping_timeout = Duration::from_millis(200);
+    });
+    let (client, server) = (world.pod("client", 0), world.pod("server", 1));
+    let (listener, address) = server.listen();
+    let tls = tls(&world, &client, &server).await;
+    let (sender, mut connection) = h2::client::handshake(tls).await.unwrap();
+    let request = Request::connect(address.to_string()).body(()).unwrap();
+    let mut sender = sender;
+    let (answer, _send) = sender.send_request(request, false).unwrap();
+    let answer = tokio::select! {
+        answer = answer => answer.unwrap(),
+        _ended = &mut connection => panic!("the tunnel ended"),
+    };
+    assert_eq!(answer.status(), StatusCode::OK);
+    let (mut accepted, _) = listener.accept().await.unwrap();
+    // From here on nobody drives the peer's end.
+    expect_reset(&mut accepted).await;
+    check_flow(&world.flow(1).await, Verdict::Forwarded, "client_reset");
+}
+
+#[tokio::test]
+async fn the_future_of_a_connection_stays_small() {
+    let mut world = World::new();
+    let client = world.pod("client", 0);
+    let shared = Arc::clone(&world.nodes[0].proxy.shared);
+    let local = shared.pod(&client.pod.name).unwrap();
+    let (listener, address) = client.listen();
+    let (near, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+    let (stream, peer) = accepted.unwrap();
+    let outbound =
+        crate::proxy::outbound::serve(Arc::clone(&shared), Arc::clone(&local), near.unwrap(), peer);
+    let inbound = crate::proxy::inbound::serve(shared, local, stream, peer);
+    let sizes = (size_of_val(&outbound), size_of_val(&inbound));
+    assert!(sizes.0 <= 2048 && sizes.1 <= 2048, "{sizes:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lean_connections_are_used_again() {
+    let mut world = World::lean();
+    let (client, server) = (world.pod("client", 0), world.pod("server", 1));
+    let (listener, address) = server.listen();
+    echo(listener);
+    let closed = SocketAddr::new(server.ip, 1);
+    for number in 0..50_u32 {
+        let mut stream = client.dial(address).await;
+        round_trip(&mut stream, &number.to_be_bytes()).await;
+        stream.shutdown().await.unwrap();
+        super::expect_fin(&mut stream).await;
+        let flow = world.flow(0).await;
+        check_flow(&flow, Verdict::Forwarded, "closed");
+        assert_eq!(flow.connection_id, world.flow(1).await.connection_id);
+        // Neither a refusal nor a reset of the application costs the tunnel.
+        client.dial_refused(closed).await;
+        check_flow(&world.flow(0).await, Verdict::Failed, "connect_refused");
+        check_flow(&world.flow(1).await, Verdict::Failed, "connect_refused");
+        assert_eq!(world.nodes[0].proxy.stats().tunnels, 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_lean_ones_at_once() {
+    let mut world = World::lean();
+    let (client, server) = (world.pod("client", 0), world.pod("server", 1));
+    let (listener, address) = server.listen();
+    echo(listener);
+    let client = Arc::new(client);
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..1000_u32 {
+        let client = Arc::clone(&client);
+        tasks.spawn(async move {
+            let mut stream = client.dial(address).await;
+            round_trip(&mut stream, &number.to_be_bytes()).await;
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
+    }
+    for _ in 0..1000 {
+        let flow = world.flow(0).await;
+        check_flow(&flow, Verdict::Forwarded, "closed");
+        assert_eq!((flow.bytes_sent, flow.bytes_received), (4, 4));
+    }
+    assert!(world.nodes[0].proxy.stats().tunnels <= 128);
+}
+
+#[tokio::test]
+async fn an_idle_lean_connection_is_released_and_a_dead_one_replaced() {
+    let mut world = World::lean_with(|config| {
+        config.tunnel.idle_release = Duration::from_millis(400);
+    });
+    let (client, server) = (world.pod("client", 0), world.pod("server", 1));
+    let (listener, address) = server.listen();
+    echo(listener);
+    let mut stream = client.dial(address).await;
+    round_trip(&mut stream, b"hello").await;
+    drop(stream);
+    check_flow(&world.flow(0).await, Verdict::Forwarded, "closed");
+    let proxy = world.nodes[0].proxy.clone();
+    until("it is idle", || proxy.stats().tunnels == 1).await;
+    // The other agent restarts.
+    let other = world.nodes[1].proxy.clone();
+    other.remove_pod(&server.key(), Duration::ZERO);
+    until("its tasks end", || other.stats().tasks == 0).await;
+    let again = world.serve(Arc::clone(&server.pod), 1);
+    assert_eq!(again.ip, server.ip);
+    let mut stream = client.dial(address).await;
+    round_trip(&mut stream, b"hello again").await;
+    drop(stream);
+    until("it is idle", || proxy.stats().tunnels == 1).await;
+    until("it is released", || proxy.stats().tunnels == 0).await;
+}
+
+#[tokio::test]
+async fn a_peer_that_speaks_hbone_only_is_understood() {
+    let mut world = World::lean();
+    let (client, server) = (world.pod("client", 0), world.pod("server", 1));
+    let (listener, address) = server.listen();
+    echo(listener);
+    // As another implementation, which does not know the leaner protocol.
+    let credentials = world.identities.credentials(&client.pod.identity);
+    let credentials = soon(credentials).await.unwrap();
+    let mut config = (*credentials.client_config(&server.pod.identity)).clone();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::new(client.ip, 0)).unwrap();
+    let to = SocketAddr::new(server.ip, 15008);
+    let stream = socket.connect(to).await.unwrap();
+    let connector = TlsConnector::from(Arc::new(config));
+    let tls = soon(connector.connect(server_name(), stream))
+        .await
+        .unwrap();
+    let (sender, connection) = h2::client::handshake(tls).await.unwrap();
+    tokio::spawn(async move {
+        let _ended = connection.await;
+    });
+    assert_eq!(ask(&sender, &address.to_string()).await, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn nonsense_inside_a_lean_tunnel_ends_it_and_nothing_else() {
+    let mut world = World::lean_with(|config| {
+        config.tunnel.handshake_timeout = Duration::from_secs(2);
+    });
+    let (client, server) = (world.pod("client", 0), world.pod("server", 1));
+    let (listener, address) = server.listen();
+    echo(listener);
+    let mut rest = Vec::new();
+    let nonsense: [&[u8]; 8] = [
+        b"",
+        b"GET / HTTP/1.1\r\n\r\n",
+        &[1, 0, 0, 0],
+        &[1, 0, 0, 200],
+        &[2, 0, 0, 1, 0],
+        &[3, 0, 0, 1, 0],
+        &[4, 0, 0, 0],
+        &[0xff; 4096],
+    ];
+    for bytes in nonsense {
+        let mut tunnel = tls(&world, &client, &server).await;
+        tunnel.write_all(bytes).await.unwrap();
+        rest.clear();
+        let _closed = soon(tunnel.read_to_end(&mut rest)).await;
+    }
+    // Frames of the wrong kind in the middle of a connection.
+    for bytes in [
+        &[1, 0, 0, 0][..],
+        &[2, 0, 0, 1, 0],
+        &[9; 8],
+        &[3, 0, 0, 9, 1],
+    ] {
+        let mut tunnel = tls(&world, &client, &server).await;
+        let mut open = vec![1, 0, 0, 16 + 7 + 7];
+        open.extend_from_slice(&[7; 16]);
+        for ip in [server.ip, client.ip] {
+            let std::net::IpAddr::V4(ip) = ip else {
+                unreachable!("the world is IPv4");
+            };
+            open.push(4);
+            open.extend_from_slice(&ip.octets());
+            open.extend_from_slice(&address.port().to_be_bytes());
+        }
+        tunnel.write_all(&open).await.unwrap();
+        let mut status = [0; 5];
+        let _count = soon(tunnel.read_exact(&mut status)).await.unwrap();
+        assert_eq!(status, [2, 0, 0, 1, 0]);
+        tunnel.write_all(bytes).await.unwrap();
+        tunnel.shutdown().await.unwrap();
+        rest.clear();
+        let _closed = soon(tunnel.read_to_end(&mut rest)).await;
+    }
+    let mut stream = client.dial(address).await;
+    round_trip(&mut stream, b"hello").await;
+    drop(stream);
+    check_flow(&world.flow(0).await, Verdict::Forwarded, "closed");
+}

@@ -1,0 +1,148 @@
+//! The dialling end of a tunnel: sets a connection up, then drives it to its end.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use h2::client::{Connection, SendRequest};
+use rustls::ClientConfig;
+use tokio::sync::watch;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::error::TunnelError;
+use super::hop::{EndHop, Hop};
+use super::io::TunnelIo;
+use super::keepalive;
+use super::lean::LeanStream;
+use super::link::{Link, State};
+use super::pool::Pool;
+use crate::identity::{ALPN_LEAN, server_name};
+use crate::proxy::config::{Config, TunnelConfig};
+use crate::proxy::dial;
+use crate::proxy::network::PodNetwork;
+
+/// Where to, and as whom.
+#[derive(Debug)]
+pub(super) struct Dial {
+    pub(super) network: Arc<dyn PodNetwork>,
+    pub(super) source_ip: Option<IpAddr>,
+    pub(super) to: SocketAddr,
+    pub(super) tls: Arc<ClientConfig>,
+}
+
+/// A connection that is set up, by what the two have agreed on.
+#[derive(Debug)]
+pub(super) enum Speaks {
+    Hbone(SendRequest<Bytes>, Box<Http2>, EndHop),
+    Lean(LeanStream),
+}
+
+type Http2 = Connection<TlsStream<TunnelIo>, Bytes>;
+
+/// Sets the connection up, tells those who wait, and drives it until it ends.
+pub(super) async fn drive(
+    pool: &Pool,
+    dial: Dial,
+    link: &Arc<Link>,
+    publish: &watch::Sender<State>,
+) {
+    let config = pool.config();
+    let (sender, connection, end) = match Box::pin(connect(&dial, config)).await {
+        Ok(Speaks::Hbone(sender, connection, end)) => (sender, connection, end),
+        Ok(Speaks::Lean(stream)) => {
+            pool.turn_lean(link, stream);
+            let _connecting = publish.send_replace(State::Lean);
+            return;
+        }
+        Err(error) => {
+            tracing::debug!(to = %dial.to, %error, "no tunnel");
+            // Nobody is to find it once it is known to have failed.
+            pool.drop_link(link);
+            let _connecting = publish.send_replace(State::Failed(error));
+            return;
+        }
+    };
+    link.lower_limit(sender.current_max_send_streams());
+    let _connecting = publish.send_replace(State::Ready(sender, Arc::clone(&end.0)));
+    serve(pool, link, publish, *connection).await;
+    drop(end);
+    pool.drop_link(link);
+    let _ready = publish.send_replace(State::Closed);
+}
+
+/// Drives an open connection until it has ended, or its last stream and its use have.
+async fn serve(
+    pool: &Pool,
+    link: &Arc<Link>,
+    publish: &watch::Sender<State>,
+    mut connection: Http2,
+) {
+    let config = &pool.config().tunnel;
+    let pings = connection.ping_pong();
+    let gone = async move {
+        match pings {
+            Some(pings) => {
+                keepalive::until_gone(pings, config.ping_interval, config.ping_timeout).await;
+            }
+            None => std::future::pending().await,
+        }
+    };
+    let mut gone = std::pin::pin!(gone);
+    let mut look = tokio::time::interval(config.ping_interval.min(config.idle_release));
+    loop {
+        tokio::select! {
+            biased;
+            ended = &mut connection => {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "a tunnel ended");
+                }
+                return;
+            }
+            () = &mut gone => return,
+            () = link.finished.notified() => {
+                // A request that got its place before the link was retired comes first.
+                if !link.has_streams() {
+                    // Without senders and streams the connection ends by itself.
+                    let _ready = publish.send_replace(State::Closed);
+                }
+            }
+            _now = look.tick() => pool.release_if_idle(link),
+        }
+    }
+}
+
+/// TCP, TLS, and HTTP/2 where that is spoken.
+pub(super) async fn connect(dial: &Dial, config: &Config) -> Result<Speaks, TunnelError> {
+    let stream = dial::network(&*dial.network, dial.source_ip, dial.to, config).await;
+    let stream = stream.map_err(TunnelError::Connect)?;
+    let secure = async {
+        let hop = Hop::of(&stream).map_err(|error| TunnelError::Connect(error.into()))?;
+        let connector = TlsConnector::from(Arc::clone(&dial.tls));
+        let stream = connector
+            .connect(server_name(), TunnelIo::new(stream))
+            .await;
+        let stream = stream.map_err(|error| TunnelError::Tls(Arc::new(error)))?;
+        if stream.get_ref().1.alpn_protocol() == Some(ALPN_LEAN) {
+            return Ok(Speaks::Lean(LeanStream::new(stream.into())));
+        }
+        let end = EndHop(Arc::new(hop));
+        let handshake = builder(&config.tunnel).handshake::<_, Bytes>(stream);
+        let (sender, connection) = handshake.await?;
+        Ok(Speaks::Hbone(sender, Box::new(connection), end))
+    };
+    let secured = tokio::time::timeout(config.tunnel.handshake_timeout, secure).await;
+    secured.map_err(|_elapsed| TunnelError::TimedOut)?
+}
+
+fn builder(config: &TunnelConfig) -> h2::client::Builder {
+    let mut builder = h2::client::Builder::new();
+    let _same = builder
+        .initial_window_size(config.stream_window)
+        .initial_connection_window_size(config.connection_window)
+        .max_frame_size(config.frame_size)
+        .max_send_buffer_size(config.send_buffer)
+        .max_header_list_size(config.header_list)
+        .enable_push(false);
+    builder
+}

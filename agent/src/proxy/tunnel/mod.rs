@@ -1,0 +1,28 @@
+//! Between nodes: mutual TLS, and inside it the applications' connections.
+//!
+//! ```text
+//! outbound ─► pool ─► client ══ TLS ══ server ─► inbound
+//!              one connection for a (source identity, source pod, destination pod),
+//!              many streams on it
+//! ```
+//! [`hbone`] is what any two implementations say: HTTP/2 CONNECT as Istio's ambient mesh
+//! speaks it. [`lean`] is what two Fairlead agents say instead, where TLS's negotiation
+//! finds that both can.
+
+mod client;
+mod error;
+mod hbone;
+mod hop;
+mod io;
+mod keepalive;
+mod lean;
+mod link;
+mod pool;
+mod server;
+mod stream;
+
+pub(super) use self::error::TunnelError;
+pub(super) use self::hbone::{Connect, baggage};
+pub(super) use self::pool::{Opened, Pool, Pooled, Target};
+pub(super) use self::server::serve;
+pub(super) use self::stream::HboneStream;

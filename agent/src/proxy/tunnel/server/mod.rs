@@ -1,0 +1,192 @@
+//! The answering end of a tunnel.
+//!
+//! ```text
+//! accept ─► TLS ─┬─► HTTP/2 ──► CONNECT ─┬─► is it ours? ─► who asks? ─► policy ─► application
+//!                └─► fairlead/1 ─► OPEN ─┘    400            403          401        503
+//!           └── one deadline ──┘
+//! ```
+//! Invariant: before a peer has proven who it is, it costs a bounded number of bytes for
+//! a bounded time, and one of a bounded number of places.
+
+mod hbone;
+mod lean;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use h2::server::Connection;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::hbone::Asked;
+use super::hop::{EndHop, Hop};
+use super::io::TunnelIo;
+use super::lean::LeanStream;
+use crate::flow::{Direction, TlsState};
+use crate::identity::{ALPN_LEAN, PeerIdentity, peer_identity};
+use crate::model::canonical;
+use crate::proxy::dial;
+use crate::proxy::outcome::Outcome;
+use crate::proxy::permit::{Permit, Subject};
+use crate::proxy::pod::LocalPod;
+use crate::proxy::record::{ConnectionId, Record};
+use crate::proxy::shared::Shared;
+
+/// The other node, as far as it is proven.
+#[derive(Debug)]
+struct Peer {
+    /// The client pod's address and the tunnel's port.
+    address: SocketAddr,
+    /// What its certificate says.
+    proven: PeerIdentity,
+}
+
+/// A tunnel that is set up.
+struct Secured {
+    speaks: Speaks,
+    proven: PeerIdentity,
+}
+
+/// What the two have agreed on.
+enum Speaks {
+    Hbone(Box<Connection<TlsStream<TunnelIo>, Bytes>>, EndHop),
+    Lean(LeanStream),
+}
+
+/// Serves one tunnel to `pod`, to its end.
+pub(in crate::proxy) async fn serve(
+    shared: Arc<Shared>,
+    pod: Arc<LocalPod>,
+    stream: TcpStream,
+    address: SocketAddr,
+) {
+    let address = canonical(address);
+    let Ok(arriving) = Arc::clone(&pod.arriving).try_acquire_owned() else {
+        let _before = shared
+            .counters
+            .handshakes_shed
+            .fetch_add(1, Ordering::Relaxed);
+        dial::reset(stream);
+        return;
+    };
+    let limit = shared.config.tunnel.handshake_timeout;
+    let secured = tokio::time::timeout(limit, async {
+        // Nobody closes it.
+        let place = Arc::clone(&pod.handshakes).acquire_owned().await;
+        let secured = Box::pin(secure(&shared, &pod, stream)).await?;
+        Ok((secured, place.ok()))
+    });
+    let late = Outcome::Handshake("not done in time".into());
+    let secured = secured.await.unwrap_or(Err(late));
+    drop(arriving);
+    match secured {
+        Ok((Secured { speaks, proven }, place)) => {
+            let peer = Arc::new(Peer { address, proven });
+            let tunnel = Tunnel { shared, pod, peer };
+            match speaks {
+                Speaks::Hbone(http2, end) => hbone::run(tunnel, *http2, end, place).await,
+                Speaks::Lean(stream) => lean::run(tunnel, stream, place).await,
+            }
+        }
+        Err(outcome) => {
+            let mut record = shared.begin(Direction::Inbound, ConnectionId::random());
+            let client = shared.table().pod_by_ip(address.ip()).cloned();
+            record.from(client.as_deref(), address, None);
+            record.served_by(&pod.pod);
+            if let Some(ip) = pod.pod.ips.first() {
+                record.towards(SocketAddr::new(*ip, shared.config.tunnel.port));
+            }
+            record.end(outcome);
+        }
+    }
+}
+
+/// TLS, and HTTP/2 where that is spoken.
+async fn secure(shared: &Shared, pod: &LocalPod, stream: TcpStream) -> Result<Secured, Outcome> {
+    let config = &shared.config.tunnel;
+    let credentials = shared.identities.credentials(&pod.pod.identity).await;
+    let credentials = credentials.map_err(|error| Outcome::Certificate(Arc::new(error)))?;
+    let hop = Hop::of(&stream)?;
+    let acceptor = TlsAcceptor::from(credentials.server_config());
+    let tls = acceptor.accept(TunnelIo::new(stream)).await;
+    let tls = tls.map_err(failed)?;
+    let (_io, common) = tls.get_ref();
+    let proven = peer_identity(common);
+    let proven = proven.ok_or_else(|| Outcome::Handshake("no identity".into()))?;
+    let speaks = if common.alpn_protocol() == Some(ALPN_LEAN) {
+        Speaks::Lean(LeanStream::new(tls.into()))
+    } else {
+        let end = EndHop(Arc::new(hop));
+        let http2 = hbone::builder(config).handshake(tls).await;
+        Speaks::Hbone(Box::new(http2.map_err(failed)?), end)
+    };
+    Ok(Secured { speaks, proven })
+}
+
+fn failed(error: impl std::fmt::Display) -> Outcome {
+    Outcome::Handshake(error.to_string().into())
+}
+
+/// What the requests of one tunnel need.
+#[derive(Clone, Debug)]
+struct Tunnel {
+    shared: Arc<Shared>,
+    pod: Arc<LocalPod>,
+    peer: Arc<Peer>,
+}
+
+impl Tunnel {
+    /// Begins the record of a request.
+    fn begin(&self, asked: &Result<Asked, &'static str>) -> Box<Record> {
+        let id = asked.as_ref().ok().and_then(|asked| asked.id);
+        let id = id.unwrap_or_else(ConnectionId::random);
+        let mut record = self.shared.begin(Direction::Inbound, id);
+        record.tls = TlsState::Mtls;
+        record.served_by(&self.pod.pod);
+        record
+    }
+
+    /// The application's connection, if the peer may have it.
+    async fn connect(
+        &self,
+        asked: Result<Asked, &'static str>,
+        record: &mut Record,
+    ) -> Result<(TcpStream, Permit), Outcome> {
+        let peer = &*self.peer;
+        let client = self.shared.table().pod_by_ip(peer.address.ip()).cloned();
+        let address = asked.as_ref().map_or(peer.address, |asked| asked.client.0);
+        record.from(client.as_deref(), address, Some(&peer.proven.id));
+        let Asked {
+            to, client: shown, ..
+        } = asked.map_err(Outcome::BadRequest)?;
+        record.towards(to);
+        if !self.pod.has_ip(to.ip()) {
+            return Err(Outcome::BadRequest("the address is not this pod's"));
+        }
+        if to.port() == 0 || self.pod.is_own_port(to.port()) {
+            return Err(Outcome::BadRequest("the port is not an application's"));
+        }
+        if peer.proven.not_after <= SystemTime::now() {
+            return Err(Outcome::CertificateExpired);
+        }
+        // An address that the state does not know is believed to its certificate: a pod
+        // that is too new, or a gateway.
+        if client.is_some_and(|client| client.identity != peer.proven.id) {
+            return Err(Outcome::IdentityMismatch);
+        }
+        let subject = Subject {
+            peer: Some(peer.proven.id.clone()),
+            client_ip: peer.address.ip(),
+            port: to.port(),
+            encrypted: true,
+        };
+        let permit = record.note_check(Permit::check(self.pod.state.subscribe(), subject))?;
+        let config = &self.shared.config;
+        let near = dial::application(&*self.pod.network, shown, to, config).await?;
+        Ok((near, permit))
+    }
+}
