@@ -13,4 +13,5 @@ pub mod identity;
 pub mod model;
 pub mod policy;
 pub mod proxy;
+pub mod redirect;
 pub mod state;

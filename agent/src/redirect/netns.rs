@@ -1,0 +1,123 @@
+//! Network namespaces: opening them and working inside.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::net::UdpSocket;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use super::sys;
+
+/// The cookie of the namespace that the kernel boots with: it counts from 1.
+pub(super) const FIRST_COOKIE: u64 = 1;
+
+/// An open network namespace and the way back from it.
+#[derive(Debug)]
+pub(super) struct Netns {
+    file: File,
+    path: PathBuf,
+    identity: (u64, u64),
+    cookie: u64,
+    home: Option<Arc<Netns>>,
+}
+
+impl Netns {
+    /// The namespace that the calling thread is in.
+    pub(super) fn current() -> io::Result<Self> {
+        let path = Path::new("/proc/thread-self/ns/net");
+        let file = File::open(path)?;
+        let identity = identity(&file)?;
+        Ok(Self {
+            cookie: cookie_here()?,
+            file,
+            path: path.to_owned(),
+            identity,
+            home: None,
+        })
+    }
+
+    /// The namespace at `path`; `home` is where the agent's threads return to.
+    pub(super) fn open(path: &Path, home: &Arc<Self>) -> io::Result<Self> {
+        // A path that is no namespace, a pipe for instance, must not block.
+        let flags = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
+        let file =
+            std::os::unix::fs::OpenOptionsExt::custom_flags(OpenOptions::new().read(true), flags)
+                .open(path)?;
+        let identity = identity(&file)?;
+        let cookie = inside(file.as_fd(), home, cookie_here)??;
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+            identity,
+            cookie,
+            home: Some(Arc::clone(home)),
+        })
+    }
+
+    /// The kernel's name for it: never used twice before the next boot.
+    pub(super) fn cookie(&self) -> u64 {
+        self.cookie
+    }
+
+    /// Where it was opened.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The path still leads to this namespace.
+    pub(super) fn is_current(&self) -> bool {
+        std::fs::metadata(&self.path).is_ok_and(|now| (now.dev(), now.ino()) == self.identity)
+    }
+
+    /// Runs `work` with the calling thread inside the namespace.
+    ///
+    /// The thread is back when this returns or unwinds. `work` makes system calls
+    /// only: sockets stay in the namespace that they were made in.
+    pub(super) fn run<T>(&self, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        match &self.home {
+            Some(home) => inside(self.file.as_fd(), home, work)?,
+            None => work(),
+        }
+    }
+}
+
+impl AsFd for Netns {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+fn identity(file: &File) -> io::Result<(u64, u64)> {
+    file.metadata().map(|data| (data.dev(), data.ino()))
+}
+
+/// A socket of any kind has the cookie of its namespace.
+fn cookie_here() -> io::Result<u64> {
+    let socket = UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
+    sys::netns_cookie(socket.as_fd())
+}
+
+fn inside<T>(namespace: BorrowedFd<'_>, home: &Netns, work: impl FnOnce() -> T) -> io::Result<T> {
+    move_into_link_name_space(namespace, Some(LinkNameSpaceType::Network))?;
+    let _back = Back(home);
+    Ok(work())
+}
+
+/// Brings the thread home when dropped.
+struct Back<'home>(&'home Netns);
+
+impl Drop for Back<'_> {
+    fn drop(&mut self) {
+        let result = move_into_link_name_space(self.0.as_fd(), Some(LinkNameSpaceType::Network));
+        if let Err(error) = result {
+            // A thread that stays in a pod's namespace would serve other pods from
+            // there, with that pod's address and identity.
+            tracing::error!(%error, "cannot return from a pod's network namespace; aborting");
+            std::process::abort();
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! What is in force, for `fairlead status`.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use fairlead_common::abi::{Counter, Ports};
+
+use super::Redirector;
+use super::enrol::{Entry, ExistingConnection};
+use super::sys::Abi;
+use crate::model::NamespacedName;
+
+/// The state of the kernel's side.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Status {
+    /// Where the hooks are attached.
+    pub cgroup: PathBuf,
+    /// The agent's own cgroup.
+    pub agent_cgroup: PathBuf,
+    /// Where the links are pinned.
+    pub pins: PathBuf,
+    /// Earlier instances whose links are still in force.
+    pub previous: usize,
+    /// Enrolled and blocked pods.
+    pub pods: Vec<PodStatus>,
+    /// Pods that could neither be enrolled nor blocked.
+    pub unguarded: Vec<NamespacedName>,
+    /// What the programs counted, by name.
+    pub counters: Vec<(&'static str, u64)>,
+}
+
+/// One pod's.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct PodStatus {
+    /// The pod.
+    pub name: NamespacedName,
+    /// Its addresses.
+    pub ips: Vec<IpAddr>,
+    /// Its network namespace.
+    pub netns: PathBuf,
+    /// The namespace's cookie.
+    pub cookie: u64,
+    /// Everything in and out of it is refused.
+    pub blocked: bool,
+    /// Its namespace is still there.
+    pub present: bool,
+    /// Ports that it listens on, as the programs know them.
+    pub listening: Vec<u16>,
+    /// The agent's ports in its namespace.
+    pub agent_ports: Vec<u16>,
+    /// Connections from before the enrolment that were left alone then.
+    pub existing: Vec<ExistingConnection>,
+}
+
+impl Redirector {
+    /// What is in force now.
+    pub fn status(&self) -> Status {
+        Status {
+            cgroup: self.config.cgroup.clone(),
+            agent_cgroup: self.agent.path.clone(),
+            pins: self.pins.directory().to_owned(),
+            previous: self.pins.previous().len(),
+            pods: self.entries.values().map(|entry| self.pod(entry)).collect(),
+            unguarded: self.unguarded.iter().cloned().collect(),
+            counters: self.counters(),
+        }
+    }
+
+    /// What the programs counted, by name.
+    pub fn counters(&self) -> Vec<(&'static str, u64)> {
+        Counter::ALL
+            .iter()
+            .map(|&counter| (counter.as_str(), self.kernel.count(counter).unwrap_or(0)))
+            .collect()
+    }
+
+    fn pod(&self, entry: &Entry) -> PodStatus {
+        let cookie = entry.netns.cookie();
+        let mut listening: Vec<u16> = self
+            .kernel
+            .listening
+            .iter()
+            .flatten()
+            .filter(|(Abi(key), count)| key.cookie == cookie && *count > 0)
+            .map(|(Abi(key), _)| key.port)
+            .chain(self.seeded(entry))
+            .collect();
+        listening.sort_unstable();
+        listening.dedup();
+        PodStatus {
+            name: entry.pod.name.clone(),
+            ips: entry.pod.ips.clone(),
+            netns: entry.netns.path().to_owned(),
+            cookie,
+            blocked: entry.blocked,
+            present: entry.netns.is_current(),
+            listening,
+            agent_ports: ports(&entry.plan.value.ports),
+            existing: entry.existing_connections(),
+        }
+    }
+}
+
+fn ports(ports: &Ports) -> Vec<u16> {
+    let all = [
+        ports.outbound4,
+        ports.outbound6,
+        ports.inbound4,
+        ports.inbound6,
+        ports.tunnel4,
+        ports.tunnel6,
+    ];
+    all.into_iter().filter(|&port| port != 0).collect()
+}
