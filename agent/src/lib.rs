@@ -6,6 +6,7 @@
 //! [`proxy`] and the maps of [`redirect`], and what happened a
 //! [`flow::FlowEvent`].
 
+pub mod admin;
 pub mod ca;
 pub mod cluster;
 pub mod flow;

@@ -1,0 +1,174 @@
+//! The command line's end of the socket.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tonic::Code;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tower::service_fn;
+
+use super::generated::admin_client::AdminClient;
+use super::generated::flows_reply::Reply;
+use super::generated::{ExplainRequest, FlowsReply, FlowsRequest, GetRequest, StatusRequest};
+use super::objects::{Kind, Object};
+use super::socket::SOCKET;
+use super::status::Status;
+use crate::flow::{Filter, FlowEvent};
+use crate::policy::Explanation;
+
+/// Objects of large clusters come in one answer.
+const MESSAGE_LIMIT: usize = 256 << 20;
+
+/// Why the agent did not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody is there.
+    #[error("cannot reach the agent at {}: {source}", path.display())]
+    Unreachable {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It went away while it answered.
+    #[error("the agent went away: {0}")]
+    Gone(String),
+    /// It says no.
+    #[error("{0}")]
+    Refused(String),
+    /// Another version, most likely.
+    #[error("the agent's answer was not understood, is it of another version? {0}")]
+    Answer(#[from] serde_json::Error),
+}
+
+/// One item of [`Client::flows`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum FlowLine {
+    /// A record, and its JSON text as the agent sent it.
+    Flow(Box<FlowEvent>, String),
+    /// So many records, unfiltered, were lost because this side read too slowly.
+    Missed(u64),
+}
+
+/// A connection to the agent.
+#[derive(Debug)]
+pub struct Client(AdminClient<Channel>);
+
+/// The records that [`Client::flows`] asked for.
+#[derive(Debug)]
+pub struct FlowLines(tonic::Streaming<FlowsReply>);
+
+impl Client {
+    /// Connects to the agent whose run directory this is.
+    pub async fn connect(run_dir: &Path) -> Result<Self, ClientError> {
+        let path = run_dir.join(SOCKET);
+        // First alone, for the system's own words: the channel would hide them.
+        drop(
+            UnixStream::connect(&path)
+                .await
+                .map_err(|source| ClientError::Unreachable {
+                    path: path.clone(),
+                    source,
+                })?,
+        );
+        let dial = service_fn(move |_: Uri| {
+            let path = path.clone();
+            async move { UnixStream::connect(path).await.map(TokioIo::new) }
+        });
+        // The address is never used, but HTTP/2 wants an authority.
+        let channel = Endpoint::from_static("http://agent")
+            .connect_with_connector(dial)
+            .await
+            .map_err(|error| ClientError::Gone(error.to_string()))?;
+        let client = AdminClient::new(channel).max_decoding_message_size(MESSAGE_LIMIT);
+        Ok(Self(client))
+    }
+
+    /// How the agent is.
+    pub async fn status(&mut self) -> Result<Status, ClientError> {
+        let reply = self
+            .0
+            .status(StatusRequest {})
+            .await
+            .map_err(|status| refused(&status))?;
+        parse(&reply.into_inner().json)
+    }
+
+    /// Objects as the agent sees them; an empty namespace means all.
+    pub async fn get(&mut self, kind: Kind, namespace: &str) -> Result<Vec<Object>, ClientError> {
+        let request = GetRequest {
+            kind: kind.as_str().to_owned(),
+            namespace: namespace.to_owned(),
+        };
+        let reply = self
+            .0
+            .get(request)
+            .await
+            .map_err(|status| refused(&status))?;
+        parse(&reply.into_inner().json)
+    }
+
+    /// How the agent would decide about a connection; the destination is with its port.
+    pub async fn explain(
+        &mut self,
+        source: &str,
+        destination: &str,
+    ) -> Result<Explanation, ClientError> {
+        let request = ExplainRequest {
+            source: source.to_owned(),
+            destination: destination.to_owned(),
+        };
+        let reply = self
+            .0
+            .explain(request)
+            .await
+            .map_err(|status| refused(&status))?;
+        parse(&reply.into_inner().json)
+    }
+
+    /// The records that match; with `follow` it does not end.
+    pub async fn flows(&mut self, filter: &Filter, follow: bool) -> Result<FlowLines, ClientError> {
+        let filter = serde_json::to_string(filter)?;
+        let request = FlowsRequest { filter, follow };
+        let reply = self
+            .0
+            .flows(request)
+            .await
+            .map_err(|status| refused(&status))?;
+        Ok(FlowLines(reply.into_inner()))
+    }
+}
+
+impl FlowLines {
+    /// The next one; `None` at the end. Cancel safe.
+    pub async fn next(&mut self) -> Result<Option<FlowLine>, ClientError> {
+        let Some(reply) = self.0.message().await.map_err(|status| refused(&status))? else {
+            return Ok(None);
+        };
+        match reply.reply {
+            Some(Reply::Flow(text)) => {
+                let event = parse(&text)?;
+                Ok(Some(FlowLine::Flow(Box::new(event), text)))
+            }
+            Some(Reply::Missed(count)) => Ok(Some(FlowLine::Missed(count))),
+            None => Err(ClientError::Gone("an empty reply".to_owned())),
+        }
+    }
+}
+
+fn parse<T: DeserializeOwned>(json: &str) -> Result<T, ClientError> {
+    Ok(serde_json::from_str(json)?)
+}
+
+fn refused(status: &tonic::Status) -> ClientError {
+    match status.code() {
+        Code::InvalidArgument | Code::NotFound | Code::FailedPrecondition => {
+            ClientError::Refused(status.message().to_owned())
+        }
+        // Whatever else gRPC knows means that the exchange broke.
+        code => ClientError::Gone(format!("{code}: {}", status.message())),
+    }
+}

@@ -1,0 +1,137 @@
+//! The agent's own health as metrics, made from a [`Status`] at each scrape.
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _, MetricEncoder};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::status::{PodState, Severity, Status};
+use super::view::View;
+
+/// Writes the metrics `fairlead_agent_*`.
+#[derive(Debug)]
+pub(super) struct Health(pub(super) Arc<dyn View>);
+
+impl Collector for Health {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let status = self.0.status();
+        let mut build = encoder.encode_descriptor(
+            "fairlead_agent_build_info",
+            "The agent's version",
+            None,
+            MetricType::Gauge,
+        )?;
+        let labels = [("version", status.version.as_str()), ("node", &status.node)];
+        ConstGauge::new(1_i64).encode(build.encode_family(&labels)?)?;
+        for (name, help, value) in gauges(&status) {
+            let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            encode_gauge(value, metric)?;
+        }
+        for (name, help, value) in counters(&status) {
+            let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            ConstCounter::new(value).encode(metric)?;
+        }
+        encode_families(&status, &mut encoder)
+    }
+}
+
+fn encode_gauge(value: u64, metric: MetricEncoder<'_>) -> Result<(), fmt::Error> {
+    ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(metric)
+}
+
+fn gauges(status: &Status) -> [(&'static str, &'static str, u64); 8] {
+    let pods = |state| count(status.pods.iter().filter(|pod| pod.state == state));
+    let problems = |severity| count(status.problems.iter().filter(|it| it.severity == severity));
+    [
+        (
+            "fairlead_agent_enrolled_pods",
+            "Pods of this node whose connections are carried",
+            pods(PodState::Enrolled),
+        ),
+        (
+            "fairlead_agent_failed_pods",
+            "Pods of this node that could not be enrolled",
+            pods(PodState::Failed),
+        ),
+        (
+            "fairlead_agent_source_healthy",
+            "1 where the source of objects can be read",
+            u64::from(status.source.healthy),
+        ),
+        (
+            "fairlead_agent_snapshot_revision",
+            "Counts the states of the cluster that were taken",
+            status.source.revision,
+        ),
+        (
+            "fairlead_agent_ready",
+            "1 where the agent is ready",
+            u64::from(status.not_ready.is_empty()),
+        ),
+        (
+            "fairlead_agent_errors",
+            "Things that do not work now",
+            problems(Severity::Error),
+        ),
+        (
+            "fairlead_agent_warnings",
+            "Things that work otherwise than meant now",
+            problems(Severity::Warning),
+        ),
+        (
+            "fairlead_agent_start_time_seconds",
+            "When the agent started, in seconds since 1970",
+            u64::try_from(status.started.as_second()).unwrap_or(0),
+        ),
+    ]
+}
+
+fn counters(status: &Status) -> [(&'static str, &'static str, u64); 2] {
+    [
+        (
+            "fairlead_agent_flow_drops",
+            "Records of connections lost because too many came at once",
+            status.flows.dropped,
+        ),
+        (
+            "fairlead_agent_kernel_event_drops",
+            "Events that the kernel could not hand over",
+            status.kernel.events_dropped,
+        ),
+    ]
+}
+
+fn encode_families(status: &Status, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+    let mut expiry = encoder.encode_descriptor(
+        "fairlead_agent_certificate_expiry_timestamp_seconds",
+        "Until when a workload's certificate is valid, in seconds since 1970",
+        None,
+        MetricType::Gauge,
+    )?;
+    for certificate in &status.certificates {
+        let Some(not_after) = certificate.not_after else {
+            continue;
+        };
+        let labels = [("identity", certificate.identity.as_str())];
+        ConstGauge::new(not_after.as_second()).encode(expiry.encode_family(&labels)?)?;
+    }
+    let mut events = encoder.encode_descriptor(
+        "fairlead_agent_kernel_events",
+        "What the kernel programs counted, by kind",
+        None,
+        MetricType::Counter,
+    )?;
+    for (kind, value) in &status.kernel.counters {
+        let labels = [("kind", kind.as_str())];
+        ConstCounter::new(*value).encode(events.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+fn count<T>(items: impl Iterator<Item = T>) -> u64 {
+    items.map(|_| 1).sum()
+}

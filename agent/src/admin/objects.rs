@@ -1,0 +1,297 @@
+//! Objects as the agent sees them, as `fairlead get -o json` prints them.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::status::CertificateRow;
+use crate::state::{
+    Action, AuthorizationPolicy, Endpoint, MeshPolicy, MtlsMode, Pod, PodPhase, PolicyScope,
+    Service, Snapshot,
+};
+
+/// What can be listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Pods.
+    Workloads,
+    /// Services and their endpoints.
+    Services,
+    /// Policies of authorization and of the mesh.
+    Policies,
+    /// Certificates of this node.
+    Certificates,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: &[Self] = &[
+        Self::Workloads,
+        Self::Services,
+        Self::Policies,
+        Self::Certificates,
+    ];
+
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Workloads => "workloads",
+            Self::Services => "services",
+            Self::Policies => "policies",
+            Self::Certificates => "certificates",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Kind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let known = Self::ALL.iter().find(|kind| kind.as_str() == text);
+        known.copied().ok_or_else(|| {
+            format!("\"{text}\" is none of workloads, services, policies, certificates")
+        })
+    }
+}
+
+/// One listed object.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind")]
+pub enum Object {
+    /// A pod.
+    Workload(WorkloadRow),
+    /// A Service.
+    Service(ServiceRow),
+    /// A policy.
+    Policy(PolicyRow),
+    /// A certificate.
+    Certificate(CertificateRow),
+}
+
+/// A pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkloadRow {
+    /// Its namespace.
+    pub namespace: String,
+    /// The pod.
+    pub pod: String,
+    /// The workload that owns it.
+    pub workload: String,
+    /// Where it runs.
+    pub node: Option<String>,
+    /// Its addresses.
+    pub ips: Vec<IpAddr>,
+    /// Its identity.
+    pub identity: String,
+    /// It can be sent new connections.
+    pub ready: bool,
+    /// The mesh carries its traffic.
+    pub meshed: bool,
+}
+
+/// A Service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceRow {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its addresses; none for a headless Service.
+    pub cluster_ips: Vec<IpAddr>,
+    /// Its ports.
+    pub ports: Vec<ServicePortRow>,
+}
+
+/// A port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServicePortRow {
+    /// Its name; empty where it has none.
+    pub name: String,
+    /// The port that clients dial.
+    pub port: u16,
+    /// Who serves it.
+    pub endpoints: Vec<ServiceEndpoint>,
+}
+
+/// Who serves a port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceEndpoint {
+    /// Its address.
+    pub ip: IpAddr,
+    /// Its port.
+    pub port: u16,
+    /// It can be sent new connections.
+    pub ready: bool,
+    /// The pod, as `namespace/name`, where it is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+}
+
+/// A policy.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PolicyRow {
+    /// `AuthorizationPolicy` or `MeshPolicy`.
+    pub policy: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// What it applies to, in words.
+    pub applies_to: String,
+    /// What it does, in words: `ALLOW`, `DENY (dry run)`, `mTLS STRICT`.
+    pub action: String,
+    /// What of it was not understood; it denies until that is mended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub invalid: Option<String>,
+    /// The policy as the agent understood it.
+    pub spec: serde_json::Value,
+}
+
+/// The objects of one kind, of one namespace or (empty) of all, in the order of their names.
+pub(super) fn list(
+    kind: Kind,
+    namespace: &str,
+    snapshot: &Snapshot,
+    certificates: Vec<CertificateRow>,
+) -> Vec<Object> {
+    let wanted = |of: &str| namespace.is_empty() || namespace == of;
+    let pods = || {
+        let pods = snapshot.pods.values();
+        pods.filter(|pod| wanted(&pod.name.namespace) && pod.phase == PodPhase::Running)
+    };
+    match kind {
+        Kind::Workloads => pods().map(|pod| workload(pod)).collect(),
+        Kind::Services => snapshot
+            .services
+            .values()
+            .filter(|service| wanted(&service.name.namespace))
+            .map(|it| service(it, snapshot))
+            .collect(),
+        Kind::Policies => {
+            let authorization = snapshot.authorization_policies.values();
+            let mesh = snapshot.mesh_policies.values();
+            authorization
+                .filter(|policy| wanted(&policy.name.namespace))
+                .map(|policy| authorization_policy(policy))
+                .chain(
+                    mesh.filter(|policy| wanted(&policy.name.namespace))
+                        .map(|policy| mesh_policy(policy)),
+                )
+                .collect()
+        }
+        Kind::Certificates => certificates
+            .into_iter()
+            .filter(|it| namespace.is_empty() || it.identity.contains(&format!("/ns/{namespace}/")))
+            .map(Object::Certificate)
+            .collect(),
+    }
+}
+
+fn workload(pod: &Pod) -> Object {
+    Object::Workload(WorkloadRow {
+        namespace: pod.name.namespace.to_string(),
+        pod: pod.name.name.to_string(),
+        workload: pod.workload.to_string(),
+        node: pod.node.as_ref().map(ToString::to_string),
+        ips: pod.ips.clone(),
+        identity: pod.identity.to_string(),
+        ready: pod.ready,
+        meshed: pod.enrolled,
+    })
+}
+
+fn service(service: &Service, snapshot: &Snapshot) -> Object {
+    let endpoint = |it: &Endpoint| ServiceEndpoint {
+        ip: it.ip,
+        port: it.port,
+        ready: it.ready,
+        pod: snapshot
+            .pods_by_ip
+            .get(&it.ip)
+            .map(|pod| pod.name.to_string()),
+    };
+    let ports = service.ports.iter().map(|port| {
+        let key = (service.name.clone(), port.port);
+        let endpoints = snapshot.endpoints.get(&key);
+        ServicePortRow {
+            name: port.name.to_string(),
+            port: port.port,
+            endpoints: endpoints.map_or_else(Vec::new, |all| all.iter().map(endpoint).collect()),
+        }
+    });
+    Object::Service(ServiceRow {
+        namespace: service.name.namespace.to_string(),
+        name: service.name.name.to_string(),
+        cluster_ips: service.cluster_ips.clone(),
+        ports: ports.collect(),
+    })
+}
+
+fn authorization_policy(policy: &AuthorizationPolicy) -> Object {
+    let action = action_word(policy.action);
+    let dry_run = if policy.dry_run { " (dry run)" } else { "" };
+    Object::Policy(PolicyRow {
+        policy: "AuthorizationPolicy".to_owned(),
+        namespace: policy.name.namespace.to_string(),
+        name: policy.name.name.to_string(),
+        applies_to: applies_to(&policy.scope),
+        action: format!("{action}{dry_run}"),
+        invalid: policy.invalid.clone(),
+        spec: serde_json::to_value(policy).unwrap_or_default(),
+    })
+}
+
+fn mesh_policy(policy: &MeshPolicy) -> Object {
+    let word = |mode: MtlsMode| match mode {
+        MtlsMode::Permissive => "PERMISSIVE",
+        MtlsMode::Strict => "STRICT",
+    };
+    let mut action = match policy.mtls {
+        Some(mode) => format!("mTLS {}", word(mode)),
+        None => "mTLS inherited".to_owned(),
+    };
+    for (port, mode) in &policy.port_mtls {
+        action = format!("{action}, {} on {port}", word(*mode));
+    }
+    Object::Policy(PolicyRow {
+        policy: "MeshPolicy".to_owned(),
+        namespace: policy.name.namespace.to_string(),
+        name: policy.name.name.to_string(),
+        applies_to: applies_to(&policy.scope),
+        action,
+        invalid: policy.invalid.clone(),
+        spec: serde_json::to_value(policy).unwrap_or_default(),
+    })
+}
+
+/// The action as a manifest spells it.
+pub fn action_word(action: Action) -> &'static str {
+    match action {
+        Action::Allow => "ALLOW",
+        Action::Deny => "DENY",
+        Action::Audit => "AUDIT",
+    }
+}
+
+fn applies_to(scope: &PolicyScope) -> String {
+    match scope {
+        PolicyScope::Mesh => "the mesh".to_owned(),
+        PolicyScope::Pods(selector) if selector.0.is_empty() => "the namespace".to_owned(),
+        PolicyScope::Pods(selector) => {
+            let labels = selector
+                .0
+                .iter()
+                .map(|(key, value)| format!("{key}={value}"));
+            format!("pods {}", labels.collect::<Vec<_>>().join(","))
+        }
+        PolicyScope::Services(names) => format!("services {}", names.join(",")),
+    }
+}

@@ -1,0 +1,309 @@
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::task::JoinSet;
+
+use super::{
+    AdminServer, CertificateRow, Client, ClientError, FlowLine, FlowStatus, HttpServer,
+    KernelStatus, Kind, Object, PodState, PodStatus, Severity, SocketError, SocketListener,
+    SourceStatus, Status, StatusProblem, View,
+};
+use crate::flow::{Filter, FlowEvent, FlowHub, FlowMetrics, FlowSender, Verdict, queue};
+use crate::model::{NamespacedName, SpiffeId, TrustDomain};
+use crate::policy::Table;
+use crate::state::{Pod, PodPhase, Service, ServicePort, Snapshot};
+
+/// A view that nothing moves.
+#[derive(Debug)]
+struct Still(Status);
+
+impl View for Still {
+    fn status(&self) -> Status {
+        self.0.clone()
+    }
+
+    fn table(&self) -> Arc<Table> {
+        Arc::new(Table::compile(None, snapshot()))
+    }
+}
+
+/// A status of a node with one of everything.
+pub(crate) fn status() -> Status {
+    let at = |text: &str| -> Timestamp { text.parse().unwrap() };
+    Status {
+        node: "node-a".to_owned(),
+        version: "0.1.0".to_owned(),
+        trust_domain: "cluster.local".to_owned(),
+        started: at("2026-01-02T00:00:00Z"),
+        now: at("2026-01-02T03:04:05Z"),
+        not_ready: vec!["no certificate yet".to_owned()],
+        source: SourceStatus {
+            name: "dir:/etc/mesh".to_owned(),
+            synced: true,
+            healthy: true,
+            revision: 7,
+            pods: 4,
+            services: 2,
+            policies: 1,
+            ..SourceStatus::default()
+        },
+        kernel: KernelStatus {
+            release: "6.18.1".to_owned(),
+            counters: [("redirected".to_owned(), 12)].into(),
+            ..KernelStatus::default()
+        },
+        pods: vec![PodStatus {
+            namespace: "shop".to_owned(),
+            name: "web-1".to_owned(),
+            ips: vec!["10.1.0.5".parse().unwrap()],
+            identity: "spiffe://cluster.local/ns/shop/sa/web".to_owned(),
+            state: PodState::Enrolled,
+            since: at("2026-01-02T01:00:00Z"),
+            open_connections: 3,
+            bypassing: vec!["10.1.0.5:41000 -> 10.96.0.9:5432".to_owned()],
+            error: None,
+        }],
+        certificates: vec![CertificateRow {
+            identity: "spiffe://cluster.local/ns/shop/sa/web".to_owned(),
+            state: "valid".to_owned(),
+            serial: Some("0a1b".to_owned()),
+            issuer: Some("O=cluster.local".to_owned()),
+            not_before: Some(at("2026-01-02T00:00:00Z")),
+            not_after: Some(at("2026-01-03T00:00:00Z")),
+            error: None,
+        }],
+        flows: FlowStatus::default(),
+        problems: vec![StatusProblem {
+            severity: Severity::Error,
+            subject: "shop.yaml:3 Pod shop/web-2".to_owned(),
+            message: "status.podIPs is empty".to_owned(),
+        }],
+    }
+}
+
+pub(crate) fn pod(namespace: &str, name: &str, ip: &str) -> Pod {
+    Pod {
+        name: NamespacedName::new(namespace, name),
+        uid: "".into(),
+        node: None,
+        ips: vec![ip.parse().unwrap()],
+        identity: SpiffeId::new(TrustDomain("cluster.local".into()), namespace, "web"),
+        labels: [].into(),
+        container_ports: [].into(),
+        workload: "web".into(),
+        phase: PodPhase::Running,
+        ready: true,
+        host_network: false,
+        enrolled: true,
+        netns: None,
+        exclude_outbound_ports: vec![],
+        exclude_outbound_cidrs: vec![],
+        exclude_inbound_ports: vec![],
+        close_existing: false,
+    }
+}
+
+fn snapshot() -> Snapshot {
+    let mut snapshot = Snapshot::default();
+    let pod = Arc::new(pod("shop", "web-1", "10.1.0.5"));
+    drop(snapshot.pods_by_ip.insert(pod.ips[0], Arc::clone(&pod)));
+    drop(snapshot.pods.insert(pod.name.clone(), pod));
+    let service = Service {
+        name: NamespacedName::new("bank", "ledger"),
+        cluster_ips: vec!["10.96.0.7".parse().unwrap()],
+        ports: vec![ServicePort {
+            name: "".into(),
+            port: 80,
+            target: crate::state::TargetPort::Number(80),
+            app_protocol: None,
+        }],
+        selector: [].into(),
+        publish_not_ready: false,
+    };
+    drop(
+        snapshot
+            .services
+            .insert(service.name.clone(), Arc::new(service)),
+    );
+    snapshot
+}
+
+/// A server on a socket in `run_dir`, and what feeds its flows.
+fn serve(run_dir: &Path) -> (JoinSet<()>, FlowSender) {
+    let (sender, receiver) = queue(64, FlowMetrics::default());
+    let (hub, flows) = FlowHub::new(receiver, 100);
+    let server = AdminServer::new(Arc::new(Still(status())), flows);
+    let socket = SocketListener::bind(run_dir).unwrap();
+    let mut tasks = JoinSet::new();
+    drop(tasks.spawn(hub.run()));
+    drop(tasks.spawn(async move { server.run(socket).await.unwrap() }));
+    (tasks, sender)
+}
+
+fn event() -> FlowEvent {
+    FlowEvent {
+        time: Timestamp::now(),
+        ..crate::flow::tests::event()
+    }
+}
+
+#[tokio::test]
+async fn answers_over_a_real_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_tasks, _sender) = serve(dir.path());
+    let mut client = Client::connect(dir.path()).await.unwrap();
+    assert_eq!(client.status().await.unwrap(), status());
+    let workloads = client.get(Kind::Workloads, "").await.unwrap();
+    assert!(matches!(&workloads[..], [Object::Workload(row)] if row.pod == "web-1"));
+    assert!(
+        client
+            .get(Kind::Workloads, "bank")
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    let services = client.get(Kind::Services, "bank").await.unwrap();
+    assert!(matches!(&services[..], [Object::Service(row)] if row.ports[0].port == 80));
+    let certificates = client.get(Kind::Certificates, "shop").await.unwrap();
+    assert_eq!(certificates.len(), 1);
+}
+
+#[tokio::test]
+async fn explains_or_says_what_is_unknown() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_tasks, _sender) = serve(dir.path());
+    let mut client = Client::connect(dir.path()).await.unwrap();
+    let explanation = client
+        .explain("shop/web-1", "bank/ledger:80")
+        .await
+        .unwrap();
+    let expected = Table::compile(None, snapshot());
+    let expected = expected.explain("shop/web-1", "bank/ledger:80").unwrap();
+    assert_eq!(explanation, expected);
+    let refused = client.explain("shop/web-2", "bank/ledger:80").await;
+    assert!(
+        matches!(refused, Err(ClientError::Refused(_))),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test]
+async fn flows_come_filtered_and_then_live() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_tasks, sender) = serve(dir.path());
+    let mut client = Client::connect(dir.path()).await.unwrap();
+    let denied = FlowEvent {
+        verdict: Verdict::Denied,
+        ..event()
+    };
+    sender.record(event());
+    sender.record(denied.clone());
+    let filter = Filter {
+        verdict: Some(Verdict::Denied),
+        since: Some(Duration::from_mins(1)),
+        ..Filter::default()
+    };
+    // The hub takes records in its own time.
+    let mut lines = client.flows(&filter, true).await.unwrap();
+    let FlowLine::Flow(got, text) = lines.next().await.unwrap().unwrap() else {
+        panic!("a record was expected");
+    };
+    assert_eq!(*got, denied);
+    assert!(text.contains("\"verdict\":\"denied\""), "{text}");
+    sender.record(event());
+    sender.record(denied.clone());
+    let next = lines.next().await.unwrap().unwrap();
+    assert!(matches!(next, FlowLine::Flow(got, _) if *got == denied));
+    let mut all = client.flows(&Filter::default(), false).await.unwrap();
+    let mut count = 0;
+    while all.next().await.unwrap().is_some() {
+        count += 1;
+    }
+    assert_eq!(count, 4);
+}
+
+#[tokio::test]
+async fn the_socket_is_private_and_of_one_agent() {
+    let dir = tempfile::tempdir().unwrap();
+    let run_dir = dir.path().join("run/fairlead");
+    let socket = SocketListener::bind(&run_dir).unwrap();
+    let path = run_dir.join("agent.sock");
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert!(matches!(
+        SocketListener::bind(&run_dir),
+        Err(SocketError::InUse(_))
+    ));
+    drop(socket);
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn a_stale_socket_is_replaced_and_a_successors_is_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("agent.sock");
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let first = SocketListener::bind(dir.path()).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let second = SocketListener::bind(dir.path()).unwrap();
+    drop(first);
+    assert!(path.exists());
+    drop(second);
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn nobody_there_is_unreachable() {
+    let dir = tempfile::tempdir().unwrap();
+    let refused = Client::connect(dir.path()).await;
+    assert!(
+        matches!(refused, Err(ClientError::Unreachable { .. })),
+        "{refused:?}"
+    );
+}
+
+async fn request(address: SocketAddr, path: &str) -> String {
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let head = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    let _length = stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn metrics_and_health_over_http() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = HttpServer::new(listener, &FlowMetrics::default(), Arc::new(Still(status())));
+    let mut tasks = JoinSet::new();
+    drop(tasks.spawn(server.run()));
+    let metrics = request(address, "/metrics").await;
+    for line in [
+        "fairlead_agent_build_info{version=\"0.1.0\",node=\"node-a\"} 1\n",
+        "fairlead_agent_enrolled_pods 1\n",
+        "fairlead_agent_open_connections 0\n",
+        "fairlead_agent_flow_drops_total 0\n",
+        "fairlead_agent_source_healthy 1\n",
+        "fairlead_agent_snapshot_revision 7\n",
+        "fairlead_agent_certificate_expiry_timestamp_seconds{\
+         identity=\"spiffe://cluster.local/ns/shop/sa/web\"} 1767398400\n",
+        "fairlead_agent_kernel_events_total{kind=\"redirected\"} 12\n",
+        "# EOF\n",
+    ] {
+        assert!(metrics.contains(line), "{line} is not in {metrics}");
+    }
+    assert!(
+        request(address, "/healthz")
+            .await
+            .starts_with("HTTP/1.1 200")
+    );
+    let ready = request(address, "/readyz").await;
+    assert!(ready.starts_with("HTTP/1.1 503") && ready.ends_with("no certificate yet\n"));
+    assert!(request(address, "/").await.starts_with("HTTP/1.1 404"));
+}
