@@ -7,7 +7,9 @@
 //! [`flow::FlowEvent`].
 
 pub mod admin;
+pub mod app;
 pub mod ca;
+pub mod cli;
 pub mod cluster;
 pub mod flow;
 pub mod identity;

@@ -1,2 +1,13 @@
 //! The one binary.
-fn main() {}
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tikv_jemallocator::Jemalloc;
+
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
+
+fn main() -> ExitCode {
+    fairlead::cli::run(fairlead::cli::Cli::parse())
+}

@@ -1,0 +1,220 @@
+//! The flags of the processes that run: the agent and the certificate authority.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use tracing_subscriber::filter::EnvFilter;
+
+/// Where objects come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceArg {
+    /// The directory of manifests.
+    pub directory: PathBuf,
+}
+
+impl FromStr for SourceArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.strip_prefix("dir:") {
+            Some(path) if !path.is_empty() => Ok(Self {
+                directory: path.into(),
+            }),
+            _ => Err("expected dir:PATH, a directory of manifests".to_owned()),
+        }
+    }
+}
+
+/// A directory, written as `dir:PATH`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirArg(pub PathBuf);
+
+impl FromStr for DirArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.strip_prefix("dir:") {
+            Some(path) if !path.is_empty() => Ok(Self(path.into())),
+            _ => Err("expected dir:PATH".to_owned()),
+        }
+    }
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug, Args)]
+pub struct LogArgs {
+    /// How log lines look.
+    #[arg(
+        long,
+        env = "FAIRLEAD_LOG_FORMAT",
+        default_value = "text",
+        value_name = "FORMAT"
+    )]
+    pub log_format: LogFormat,
+    /// What is logged: a level, or levels by module such as `info,fairlead::proxy=debug`.
+    #[arg(
+        long,
+        env = "FAIRLEAD_LOG_LEVEL",
+        default_value = "info",
+        value_name = "FILTER",
+        value_parser = log_filter
+    )]
+    pub log_level: String,
+}
+
+/// Where the kernel side lives.
+#[derive(Clone, Debug, Args)]
+pub struct KernelArgs {
+    /// The cgroup that holds the pods: connections of processes below it are seen. The
+    /// kubelet's where it is not given, else the root of all.
+    #[arg(long, env = "FAIRLEAD_CGROUP", value_name = "PATH")]
+    pub cgroup: Option<PathBuf>,
+    /// Where the BPF file system is mounted.
+    #[arg(
+        long,
+        env = "FAIRLEAD_BPFFS",
+        default_value = "/sys/fs/bpf",
+        value_name = "PATH"
+    )]
+    pub bpffs: PathBuf,
+}
+
+/// The flags of `fairlead agent`.
+#[derive(Clone, Debug, Args)]
+pub struct AgentArgs {
+    /// The name of this node, as in the pods' spec.nodeName.
+    #[arg(long, env = "FAIRLEAD_NODE", value_name = "NAME")]
+    pub node: String,
+    /// Where the kernel side lives.
+    #[command(flatten)]
+    pub kernel: KernelArgs,
+    /// Where objects come from: dir:PATH, a directory of manifests, watched.
+    #[arg(long, env = "FAIRLEAD_SOURCE", value_name = "SOURCE")]
+    pub source: SourceArg,
+    /// Who signs certificates: https://HOST:PORT, or dir:PATH to sign here.
+    #[arg(long, env = "FAIRLEAD_CA", value_name = "CA")]
+    pub ca: String,
+    /// The file with this node's token for the CA.
+    #[arg(long, env = "FAIRLEAD_CA_TOKEN_FILE", value_name = "FILE")]
+    pub ca_token_file: Option<PathBuf>,
+    /// The root certificate that the CA's own certificate must chain to.
+    #[arg(long, env = "FAIRLEAD_CA_ROOT", value_name = "FILE")]
+    pub ca_root: Option<PathBuf>,
+    /// The trust domain of the mesh.
+    #[arg(
+        long,
+        env = "FAIRLEAD_TRUST_DOMAIN",
+        default_value = "cluster.local",
+        value_name = "NAME"
+    )]
+    pub trust_domain: String,
+    /// How long certificates last; they are renewed at half of it.
+    #[arg(
+        long,
+        env = "FAIRLEAD_CERTIFICATE_TTL",
+        default_value = "24h",
+        value_parser = humantime::parse_duration,
+        value_name = "TIME"
+    )]
+    pub certificate_ttl: Duration,
+    /// Where the agent keeps its socket.
+    #[arg(
+        long,
+        env = "FAIRLEAD_RUN_DIR",
+        default_value = "/run/fairlead",
+        value_name = "PATH"
+    )]
+    pub run_dir: PathBuf,
+    /// Where /metrics, /healthz and /readyz are served.
+    #[arg(
+        long,
+        env = "FAIRLEAD_METRICS_ADDR",
+        default_value = "0.0.0.0:15020",
+        value_name = "ADDR"
+    )]
+    pub metrics_addr: SocketAddr,
+    /// How many ended connections `fairlead flows` can look back on.
+    #[arg(
+        long,
+        env = "FAIRLEAD_FLOWS_KEPT",
+        default_value_t = 10_000,
+        value_name = "N"
+    )]
+    pub flows_kept: usize,
+    /// How many threads carry connections; as many as there are cores where not given.
+    #[arg(long, env = "FAIRLEAD_WORKERS", value_name = "N")]
+    pub workers: Option<usize>,
+    /// How long open connections may go on after the agent was asked to stop, or their
+    /// pod left the mesh.
+    #[arg(
+        long,
+        env = "FAIRLEAD_DRAIN",
+        default_value = "5s",
+        value_parser = humantime::parse_duration,
+        value_name = "TIME"
+    )]
+    pub drain: Duration,
+    /// What is logged, and how.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// The flags of `fairlead ca`.
+#[derive(Clone, Debug, Args)]
+pub struct CaArgs {
+    /// Where objects come from: dir:PATH, a directory of manifests, watched.
+    #[arg(long, env = "FAIRLEAD_SOURCE", value_name = "SOURCE")]
+    pub source: SourceArg,
+    /// The directory of the root's, or an intermediate's, key and certificate.
+    #[arg(long, env = "FAIRLEAD_ROOT", value_name = "dir:PATH")]
+    pub root: DirArg,
+    /// Where agents ask for certificates.
+    #[arg(
+        long,
+        env = "FAIRLEAD_LISTEN",
+        default_value = "0.0.0.0:15012",
+        value_name = "ADDR"
+    )]
+    pub listen: SocketAddr,
+    /// The directory with one token file for each node.
+    #[arg(long, env = "FAIRLEAD_NODE_TOKENS", value_name = "DIR")]
+    pub node_tokens: PathBuf,
+    /// The trust domain of the mesh.
+    #[arg(
+        long,
+        env = "FAIRLEAD_TRUST_DOMAIN",
+        default_value = "cluster.local",
+        value_name = "NAME"
+    )]
+    pub trust_domain: String,
+    /// The longest that a certificate may last.
+    #[arg(
+        long,
+        env = "FAIRLEAD_MAX_TTL",
+        default_value = "24h",
+        value_parser = humantime::parse_duration,
+        value_name = "TIME"
+    )]
+    pub max_ttl: Duration,
+    /// What is logged, and how.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+fn log_filter(text: &str) -> Result<String, String> {
+    EnvFilter::try_new(text)
+        .map(|_| text.to_owned())
+        .map_err(|error| error.to_string())
+}

@@ -1,0 +1,136 @@
+//! Flags to the configuration of each module, once.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use super::args::{AgentArgs, CaArgs, KernelArgs};
+use crate::model::{NodeName, TrustDomain};
+use crate::{ca, cluster, identity, proxy, redirect};
+
+/// What the agent is to do.
+#[derive(Debug)]
+pub(super) struct AgentConfig {
+    pub(super) node: NodeName,
+    pub(super) trust_domain: TrustDomain,
+    pub(super) source: cluster::dir::Config,
+    pub(super) identity: identity::Config,
+    pub(super) proxy: proxy::Config,
+    pub(super) redirect: redirect::Config,
+    pub(super) run_dir: PathBuf,
+    pub(super) metrics_addr: SocketAddr,
+    pub(super) flows_kept: usize,
+    pub(super) drain: Duration,
+}
+
+impl AgentConfig {
+    /// Of the flags; fails where they make no sense together.
+    pub(super) fn new(args: AgentArgs) -> anyhow::Result<Self> {
+        let node = NodeName(args.node.as_str().into());
+        let trust_domain = trust_domain(&args.trust_domain)?;
+        let ca = args.ca.parse::<identity::CaAddress>();
+        let ca = ca.map_err(|reason| anyhow::anyhow!("--ca {}: {reason}", args.ca))?;
+        let config = Self {
+            source: cluster::dir::Config {
+                path: args.source.directory,
+                trust_domain: trust_domain.clone(),
+            },
+            identity: identity::Config {
+                trust_domain: trust_domain.clone(),
+                ca,
+                node: node.clone(),
+                token_file: args.ca_token_file,
+                ca_root: args.ca_root,
+                cluster_id: "Kubernetes".to_owned(),
+                ttl: args.certificate_ttl,
+                alpn: vec![identity::ALPN_HBONE.to_vec()],
+                clock: Arc::new(identity::SystemClock),
+            },
+            proxy: proxy::Config::recommended(node.clone()),
+            redirect: redirect_config(&args.kernel, node.clone())?,
+            run_dir: args.run_dir,
+            metrics_addr: args.metrics_addr,
+            flows_kept: args.flows_kept,
+            drain: args.drain,
+            node,
+            trust_domain,
+        };
+        tracing::info!(
+            node = %config.node,
+            source = %config.source.path.display(),
+            ca = ?config.identity.ca,
+            trust_domain = %config.trust_domain,
+            certificate_ttl = ?config.identity.ttl,
+            cgroup = %config.redirect.cgroup.display(),
+            bpffs = %config.redirect.bpffs.display(),
+            run_dir = %config.run_dir.display(),
+            metrics_addr = %config.metrics_addr,
+            flows_kept = config.flows_kept,
+            drain = ?config.drain,
+            "configuration"
+        );
+        Ok(config)
+    }
+}
+
+/// Where the kernel side lives.
+pub(super) fn redirect_config(
+    args: &KernelArgs,
+    node: NodeName,
+) -> anyhow::Result<redirect::Config> {
+    let cgroup = match &args.cgroup {
+        Some(path) => path.clone(),
+        None => redirect::default_attach_point()?,
+    };
+    Ok(redirect::Config {
+        node,
+        cgroup,
+        bpffs: args.bpffs.clone(),
+        debug: tracing::enabled!(tracing::Level::DEBUG),
+    })
+}
+
+/// The certificate authority's, but for the state that it reads.
+pub(super) fn ca_source(args: &CaArgs) -> anyhow::Result<cluster::dir::Config> {
+    Ok(cluster::dir::Config {
+        path: args.source.directory.clone(),
+        trust_domain: trust_domain(&args.trust_domain)?,
+    })
+}
+
+/// The certificate authority's.
+pub(super) fn ca_config(args: CaArgs, source: &cluster::dir::Source) -> anyhow::Result<ca::Config> {
+    let config = ca::Config {
+        listen: args.listen,
+        root: args.root.0,
+        snapshots: source.snapshots.clone(),
+        node_tokens: args.node_tokens,
+        trust_domain: trust_domain(&args.trust_domain)?,
+        default_ttl: args.max_ttl.min(identity::DEFAULT_TTL),
+        max_ttl: args.max_ttl,
+        names: Vec::new(),
+        clock: Arc::new(identity::SystemClock),
+    };
+    tracing::info!(
+        source = %args.source.directory.display(),
+        root = %config.root.display(),
+        listen = %config.listen,
+        node_tokens = %config.node_tokens.display(),
+        trust_domain = %config.trust_domain,
+        max_ttl = ?config.max_ttl,
+        "configuration"
+    );
+    Ok(config)
+}
+
+/// The name, if an identity can be made with it.
+fn trust_domain(name: &str) -> anyhow::Result<TrustDomain> {
+    let probe = format!("spiffe://{name}/ns/a/sa/a");
+    let id: crate::model::SpiffeId = probe
+        .parse()
+        .with_context(|| format!("--trust-domain {name} is not the name of a trust domain"))?;
+    Ok(id.trust_domain)
+}

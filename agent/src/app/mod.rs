@@ -1,0 +1,150 @@
+//! Flags to configurations, and everything wired in the order in which data flows.
+
+mod args;
+mod compile;
+mod config;
+mod enrol;
+mod events;
+mod limits;
+mod logging;
+mod network;
+mod stop;
+mod tasks;
+mod tools;
+mod view;
+
+pub use args::{AgentArgs, CaArgs, DirArg, KernelArgs, LogArgs, LogFormat, SourceArg};
+pub use tools::{check, cleanup, lint};
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use jiff::Timestamp;
+use tokio::net::TcpListener;
+use tokio::runtime::Builder;
+
+use crate::admin::{AdminServer, HttpServer, SocketListener, View};
+use crate::flow::{FlowHub, FlowMetrics, queue};
+use crate::proxy::Proxy;
+use crate::redirect::Redirector;
+use crate::{ca, cluster, identity};
+use config::AgentConfig;
+use enrol::Enroller;
+use tasks::{StopSignals, Tasks};
+use view::{AgentView, KernelSide};
+
+/// Records of connections that may wait for the hub.
+const FLOW_QUEUE: usize = 16_384;
+
+/// Runs the agent until it is told to stop.
+pub fn run_agent(args: AgentArgs) -> anyhow::Result<()> {
+    logging::start(&args.log)?;
+    limits::raise();
+    let mut runtime = Builder::new_multi_thread();
+    if let Some(workers) = args.workers {
+        let _builder = runtime.worker_threads(workers.max(1));
+    }
+    let runtime = runtime.enable_all().build()?;
+    let config = AgentConfig::new(args)?;
+    runtime.block_on(agent(config))
+}
+
+async fn agent(config: AgentConfig) -> anyhow::Result<()> {
+    let mut signals = StopSignals::listen()?;
+    let mut tasks = Tasks::default();
+    // What another agent may hold comes first: then this one has changed nothing yet.
+    let socket = SocketListener::bind(&config.run_dir)?;
+    let http = TcpListener::bind(config.metrics_addr)
+        .await
+        .with_context(|| format!("--metrics-addr {}", config.metrics_addr))?;
+    let kernel = KernelSide::probe(&config.redirect);
+    let mut redirector = Redirector::start(config.redirect)?;
+    let kernel_events = redirector.events().transpose()?;
+    let kernel_logs = redirector.logs();
+
+    // Objects to snapshots to tables.
+    let (source, read) = cluster::dir::start(config.source);
+    tasks.keep("source", read);
+    let (tables_in, tables) = compile::tables();
+    tasks.start("policy", compile::run(source.snapshots, tables_in));
+
+    // Tables to connections.
+    let metrics = FlowMetrics::default();
+    let (flows_in, records) = queue(FLOW_QUEUE, metrics.clone());
+    let (identities, renew) = identity::start(config.identity)?;
+    tasks.keep("identity", renew);
+    let (proxy, serve) = Proxy::new(
+        config.proxy,
+        tables.clone(),
+        identities.clone(),
+        flows_in.clone(),
+    );
+    tasks.keep("proxy", serve);
+    let enrol = enrol::Config {
+        node: config.node.clone(),
+        grace: config.drain,
+    };
+    let (enroller, enrolment) = Enroller::new(enrol, redirector, proxy.clone(), identities.clone());
+    tasks.start("enrolment", enroller.run(tables.clone()));
+
+    // Connections to records.
+    if let Some(events) = kernel_events {
+        let node = config.node.clone();
+        let records = events::run(events, node, tables.clone(), flows_in.clone());
+        tasks.start("kernel events", records);
+    }
+    if let Some(logs) = kernel_logs {
+        tasks.keep("kernel logs", logs);
+    }
+    let (hub, flows) = FlowHub::new(records, config.flows_kept);
+    tasks.keep("flows", hub.run());
+
+    // Records to people.
+    let view = Arc::new(AgentView {
+        node: config.node.to_string(),
+        trust_domain: config.trust_domain.to_string(),
+        started: Timestamp::now(),
+        source: source.health,
+        tables,
+        enrolment,
+        identities,
+        flows: flows_in.clone(),
+        kernel,
+    });
+    let http = HttpServer::new(http, &metrics, Arc::clone(&view) as Arc<dyn View>);
+    tasks.keep("http", http.run());
+    let admin = AdminServer::new(view, flows);
+    tasks.start("admin", async { Ok(admin.run(socket).await?) });
+
+    tokio::select! {
+        signal = signals.next() => tracing::info!(signal, "stopping"),
+        error = tasks.ended() => return Err(error),
+    }
+    tokio::select! {
+        () = stop::drain(&proxy, &flows_in, config.drain) => {}
+        signal = signals.next() => tracing::warn!(signal, "not waiting for open connections"),
+    }
+    Ok(())
+}
+
+/// Runs the certificate authority until it is told to stop.
+pub fn run_ca(args: CaArgs) -> anyhow::Result<()> {
+    logging::start(&args.log)?;
+    limits::raise();
+    let runtime = Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(authority(args))
+}
+
+async fn authority(args: CaArgs) -> anyhow::Result<()> {
+    let mut signals = StopSignals::listen()?;
+    let mut tasks = Tasks::default();
+    let (source, read) = cluster::dir::start(config::ca_source(&args)?);
+    tasks.keep("source", read);
+    let config = config::ca_config(args, &source)?;
+    tasks.start("ca", async { Ok(ca::run(config).await?) });
+    tokio::select! {
+        signal = signals.next() => tracing::info!(signal, "stopping"),
+        error = tasks.ended() => return Err(error),
+    }
+    Ok(())
+}

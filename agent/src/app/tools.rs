@@ -1,0 +1,46 @@
+//! What the command line does without a running agent.
+
+use std::path::Path;
+
+use super::args::KernelArgs;
+use super::config::redirect_config;
+use crate::admin::{self, KernelFeature};
+use crate::redirect::{self, Cleanup, Outcome};
+use crate::state::Problem;
+use crate::{cluster, model::NodeName};
+
+/// What this machine has of what the agent needs, found by trying.
+pub fn check(args: &KernelArgs) -> anyhow::Result<Vec<KernelFeature>> {
+    let config = redirect_config(args, NodeName("check".into()))?;
+    Ok(features(&config))
+}
+
+/// The checks of the kernel side.
+pub(super) fn features(config: &redirect::Config) -> Vec<KernelFeature> {
+    let feature = |check: redirect::Check| KernelFeature {
+        name: check.name.to_owned(),
+        available: !matches!(check.outcome, Outcome::Failed),
+        detail: check.detail,
+        remedy: (!check.remedy.is_empty()).then(|| check.remedy.to_owned()),
+    };
+    redirect::probe(config).into_iter().map(feature).collect()
+}
+
+/// Every problem of the manifests of a file or directory.
+pub fn lint(path: &Path) -> Vec<Problem> {
+    cluster::lint(path)
+}
+
+/// Removes every trace of the agents of a node, or of all of this machine's, from the
+/// kernel. Refuses while an agent answers in `run_dir`: its pods would be open as soon as
+/// it ends.
+pub fn cleanup(run_dir: &Path, bpffs: &Path, node: Option<String>) -> anyhow::Result<Cleanup> {
+    if admin::is_served(run_dir) {
+        anyhow::bail!(
+            "an agent runs, it answers in {}: stop it first, else its pods would be left open when it ends",
+            run_dir.display()
+        );
+    }
+    let node = node.map(|name| NodeName(name.into()));
+    Ok(redirect::cleanup(bpffs, node.as_ref())?)
+}

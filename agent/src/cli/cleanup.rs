@@ -1,0 +1,70 @@
+//! `fairlead cleanup`
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::Outcome;
+use super::output::{Format, FormatFlag, Paint, Printer, harmless};
+use crate::app;
+
+const HELP: &str = "\
+Stop the agent first. After this the pods are out of the mesh and talk plaintext; peers
+that ask for mTLS refuse them. Ends with 1 where something remains.";
+
+/// Take pods out of the mesh and remove every trace of stopped agents from the kernel
+#[derive(Debug, Args)]
+#[command(after_help = HELP)]
+pub(super) struct Command {
+    /// Only what agents of this node left; of every node of this machine where not given.
+    #[arg(long, env = "FAIRLEAD_NODE", value_name = "NAME")]
+    node: Option<String>,
+    /// Where the BPF file system is mounted.
+    #[arg(
+        long,
+        env = "FAIRLEAD_BPFFS",
+        default_value = "/sys/fs/bpf",
+        value_name = "PATH"
+    )]
+    bpffs: PathBuf,
+    /// The run directory of the agent that must have ended.
+    #[arg(
+        long,
+        env = "FAIRLEAD_RUN_DIR",
+        default_value = "/run/fairlead",
+        value_name = "PATH"
+    )]
+    run_dir: PathBuf,
+    #[command(flatten)]
+    format: FormatFlag,
+}
+
+impl Command {
+    pub(super) fn run<W: Write>(self, mut printer: Printer<W>) -> anyhow::Result<Outcome> {
+        let done = app::cleanup(&self.run_dir, &self.bpffs, self.node)?;
+        match self.format.output {
+            Format::Table => {
+                for path in &done.removed {
+                    printer.line(&format!("removed {}", harmless(&path.to_string_lossy())))?;
+                }
+                for trace in &done.remaining {
+                    let text = format!("remains: {}", harmless(trace));
+                    printer.painted(Paint::Bad, &text)?;
+                }
+                if done.remaining.is_empty() {
+                    let text = "Nothing of the mesh is left in the kernel.";
+                    printer.painted(Paint::Good, text)?;
+                }
+            }
+            format @ (Format::Json | Format::Yaml) => printer.value(format, &done)?,
+        }
+        printer.flush()?;
+        let clean = done.remaining.is_empty();
+        Ok(if clean {
+            Outcome::Done
+        } else {
+            Outcome::Problem
+        })
+    }
+}
