@@ -1,0 +1,130 @@
+//! Fairlead on a real kernel, with real clients and servers.
+//!
+//! Two tiers: `pure` needs nothing; `node` needs root, network namespaces, cgroup2
+//! and eBPF. A test that cannot run here is skipped and says what it needs; with
+//! `FAIRLEAD_CI` or `CI` set it fails instead. The names that `--tier` of
+//! `cargo xtask test` filters by begin with the tier.
+
+mod applications;
+mod command_line;
+mod connections;
+mod envoy;
+mod faults;
+mod harness;
+mod hbone;
+mod mesh;
+mod peer;
+mod policies;
+mod redirect;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use fairlead_tests::{missing_for_node_tier, missing_programs, skips_are_failures};
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// Where a test can run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tier {
+    /// Anywhere.
+    Pure,
+    /// On a machine that may be given namespaces and eBPF programs.
+    Node,
+}
+
+/// A test and what it needs.
+#[derive(Clone, Copy, Debug)]
+struct Test {
+    name: &'static str,
+    tier: Tier,
+    programs: &'static [&'static str],
+    run: fn() -> anyhow::Result<()>,
+}
+
+impl Test {
+    const fn pure(name: &'static str, run: fn() -> anyhow::Result<()>) -> Self {
+        Self {
+            name,
+            tier: Tier::Pure,
+            programs: &[],
+            run,
+        }
+    }
+
+    const fn node(name: &'static str, run: fn() -> anyhow::Result<()>) -> Self {
+        Self {
+            name,
+            tier: Tier::Node,
+            programs: &[],
+            run,
+        }
+    }
+
+    const fn with(mut self, programs: &'static [&'static str]) -> Self {
+        self.programs = programs;
+        self
+    }
+
+    /// The test as the runner takes it; skipped or failing where something is missing.
+    fn trial(self, missing_for_tier: &[String]) -> Trial {
+        let (prefix, mut missing) = match self.tier {
+            Tier::Pure => ("pure", Vec::new()),
+            Tier::Node => ("node", missing_for_tier.to_vec()),
+        };
+        missing.extend(missing_programs(self.programs));
+        let name = format!("{prefix}::{}", self.name);
+        if missing.is_empty() {
+            return Trial::test(name, move || {
+                (self.run)().map_err(|error| Failed::from(format!("{error:#}")))
+            });
+        }
+        let reason = format!("needs {}", missing.join(", "));
+        if skips_are_failures() {
+            return Trial::test(name, move || Err(Failed::from(reason)));
+        }
+        let kind = format!("skipped: {reason}");
+        Trial::test(name, || Ok(()))
+            .with_kind(kind)
+            .with_ignored_flag(true)
+    }
+}
+
+fn main() -> ExitCode {
+    let started: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(("redirect-agent", rest)) = started.split_first().map(|(a, b)| (a.as_str(), b)) {
+        return match redirect::agent::main(rest) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                drop(writeln!(std::io::stderr(), "{error:#}"));
+                ExitCode::FAILURE
+            }
+        };
+    }
+    let mut arguments = Arguments::from_args();
+    // Each test is a world of processes of its own: more at once only makes them slow.
+    arguments.test_threads = arguments.test_threads.or(Some(2));
+    let missing = missing_for_node_tier();
+    let mut tests = vec![
+        applications::TESTS,
+        command_line::TESTS,
+        connections::TESTS,
+        envoy::TESTS,
+        faults::TESTS,
+        harness::TESTS,
+        hbone::TESTS,
+        policies::TESTS,
+    ];
+    tests.extend(redirect::TESTS);
+    let trials = tests
+        .concat()
+        .into_iter()
+        .map(|test| test.trial(&missing))
+        .collect();
+    if missing.is_empty()
+        && let Err(error) = fairlead_tests::sweep()
+    {
+        let failed = Trial::test("sweep", move || Err(Failed::from(format!("{error:#}"))));
+        return libtest_mimic::run(&arguments, vec![failed]).exit_code();
+    }
+    libtest_mimic::run(&arguments, trials).exit_code()
+}

@@ -1,0 +1,232 @@
+//! Agents that die, return, hand over and leave.
+
+use anyhow::{Context, Result, ensure};
+use fairlead::model::NodeName;
+use fairlead::redirect::{self, Outcome};
+use fairlead_tests::{Pod, until};
+use serde_json::{Value, json};
+
+use super::{NOWHERE, Node, SOON, dial, meshed, refused, serve};
+use crate::Test;
+
+pub(crate) const TESTS: &[Test] = &[
+    Test::node("redirect::a_dead_agent_refuses_both_ways", dead_agent).with(&["python3"]),
+    Test::node("redirect::agents_hand_over_without_a_gap", hand_over).with(&["python3"]),
+    Test::node("redirect::cleanup_leaves_nothing", cleanup).with(&["python3"]),
+    Test::node("redirect::agents_share_no_cgroup", crowded).with(&["python3"]),
+    Test::node("redirect::agents_may_be_elsewhere", elsewhere).with(&["python3"]),
+    Test::node("redirect::programs_may_log", logging).with(&["python3"]),
+    Test::node("redirect::probes_say_what_is_missing", probes),
+];
+
+fn dead_agent() -> Result<()> {
+    let mut node = Node::up()?;
+    let pod = node.enrolled("pod")?;
+    let outsider = node.outsider()?;
+    let (ip4, ip6) = (pod.ip4.to_string(), pod.ip6.to_string());
+    let far = outsider.ip4.to_string();
+    let _serving = serve(&pod, 9001)?;
+    let _outside = serve(&outsider, 9001)?;
+    meshed(&pod)?;
+    ensure!(dial(&outsider, &ip4, 9001)?["echo"] == "ping");
+    node.agent.take().context("it runs")?.kill();
+
+    let still_refused = || -> Result<()> {
+        // The destination is there and would answer: nothing may reach it.
+        refused(&dial(&pod, &far, 9001)?, "ECONNREFUSED")?;
+        refused(
+            &dial(&pod, &outsider.ip6.to_string(), 9001)?,
+            "ECONNREFUSED",
+        )?;
+        for address in [&ip4, &ip6] {
+            refused(&dial(&outsider, address, 9001)?, "ECONNREFUSED")?;
+            refused(&dial(&outsider, address, 15008)?, "ECONNREFUSED")?;
+        }
+        // Inside the pod nothing has changed.
+        ensure!(dial(&pod, "127.0.0.1", 9001)?["echo"] == "ping");
+        Ok(())
+    };
+    still_refused()?;
+    drop(node.start_agent()?);
+    still_refused()?;
+    ensure!(node.tell("status", &Value::Null)?["previous"] == 1);
+    drop(node.enrol(&pod, &json!({}))?);
+    drop(node.tell("take over", &Value::Null)?);
+    ensure!(node.tell("status", &Value::Null)?["previous"] == 0);
+    meshed(&pod)?;
+    ensure!(dial(&outsider, &ip4, 9001)?["echo"] == "ping");
+    ensure!(node.count("steered")? == 1);
+    Ok(())
+}
+
+fn hand_over() -> Result<()> {
+    let mut node = Node::up()?;
+    let pod = node.enrolled("pod")?;
+    let outsider = node.outsider()?;
+    let _serving = serve(&pod, 9001)?;
+    let ip = pod.ip4.to_string();
+    let mut out = pod.spawn("out", &["python3", "-uc", REPEAT, NOWHERE, "80"])?;
+    let mut inward = outsider.spawn("in", &["python3", "-uc", REPEAT, &ip, "9001"])?;
+    out.wait_for("50\n", SOON)?;
+    let old = node.start_agent()?.context("one ran before")?;
+    drop(node.enrol(&pod, &json!({}))?);
+    drop(node.tell("take over", &Value::Null)?);
+    let through_new = |counter: &'static str| {
+        until(&format!("the new agent's {counter}"), SOON, || {
+            (node.count(counter).ok()? > 50).then_some(())
+        })
+    };
+    through_new("redirected")?;
+    through_new("steered")?;
+    old.kill();
+    let before = node.count("redirected")?;
+    until("traffic without the old agent", SOON, || {
+        (node.count("redirected").ok()? > before + 50).then_some(())
+    })?;
+    for client in [&mut out, &mut inward] {
+        ensure!(client.ended()?.is_none(), "{}", client.output());
+    }
+    Ok(())
+}
+
+/// Dials again and again; ends where anything fails.
+const REPEAT: &str = "import socket, sys
+done = 0
+while True:
+    try:
+        with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=5) as s:
+            s.sendall(b'ping')
+            seen = b''
+            while not seen.endswith(b'\\nping'):
+                data = s.recv(99)
+                if not data:
+                    sys.exit('after %d: the end after %r' % (done, seen))
+                seen += data
+    except OSError as error:
+        sys.exit('after %d: %s' % (done, error))
+    done += 1
+    if done % 50 == 0:
+        print(done)";
+
+fn cleanup() -> Result<()> {
+    let mut node = Node::up()?;
+    let pod = node.enrolled("pod")?;
+    let outsider = node.outsider()?;
+    let far = outsider.ip4.to_string();
+    let _outside = serve(&outsider, 9001)?;
+    let bpffs = node.world.bpffs();
+    let name = NodeName("a".into());
+    // While the agent runs it says so.
+    let done = redirect::cleanup(&bpffs, Some(&name))?;
+    let links = done.remaining.iter().filter(|line| line.contains("link"));
+    ensure!(links.count() >= 6, "{done:?}");
+    node.agent.take().context("it runs")?.kill();
+    node.start_agent()?;
+    drop(node.enrol(&pod, &json!({}))?);
+    node.agent.take().context("it runs")?.kill();
+    refused(&dial(&pod, &far, 9001)?, "ECONNREFUSED")?;
+
+    let done = redirect::cleanup(&bpffs, Some(&name))?;
+    ensure!(done.removed.len() >= 7, "{done:?}");
+    // Agents of other worlds have nodes of this name too.
+    let own = node.world.id();
+    let mine = |line: &&String| line.contains(own) || line.contains("link");
+    ensure!(!done.remaining.iter().any(|line| mine(&line)), "{done:?}");
+    ensure!(!bpffs.join("fairlead").exists(), "pins are left");
+    let seen = dial(&pod, &far, 9001)?;
+    ensure!(seen["echo"] == "ping", "it goes straight: {seen}");
+    // And again: there is nothing left to do.
+    let again = redirect::cleanup(&bpffs, Some(&name))?;
+    ensure!(again.removed.is_empty(), "{again:?}");
+    Ok(())
+}
+
+/// Whoever shares an agent's cgroup would be exempt from the mesh.
+fn crowded() -> Result<()> {
+    let mut node = Node::without_agent()?;
+    let host = &node.world.node("a").host;
+    let (cgroup, netns) = (host.cgroup().to_owned(), host.netns());
+    let _neighbour = host.spawn("neighbour", &["sleep", "60"])?;
+    drop(node.start_agent()?);
+    let status = node.tell("status", &Value::Null)?;
+    let own = status["agent_cgroup"].as_str().unwrap_or_default();
+    ensure!(own == cgroup.join("fairlead-agent-a").display().to_string());
+    let pod = node.enrolled("pod")?;
+    meshed(&pod)?;
+    both_ways(&node, &pod)?;
+    // The next one goes there too: they overlap during an upgrade.
+    drop(node.start_agent()?);
+    let status = node.tell("status", &Value::Null)?;
+    ensure!(status["agent_cgroup"] == own, "{status}");
+    ensure!(netns.exists());
+    Ok(())
+}
+
+/// The hooks are on pods alone, the agent's cgroup is not below.
+fn elsewhere() -> Result<()> {
+    let mut node = Node::without_agent()?;
+    let pod = node.pod("pod")?;
+    node.attach = Some(pod.cgroup().to_owned());
+    drop(node.start_agent()?);
+    drop(node.enrol(&pod, &json!({}))?);
+    meshed(&pod)?;
+    both_ways(&node, &pod)?;
+    node.agent.take().context("it runs")?.kill();
+    refused(&dial(&pod, NOWHERE, 80)?, "ECONNREFUSED")?;
+    let name = NodeName("a".into());
+    drop(redirect::cleanup(&node.world.bpffs(), Some(&name))?);
+    ensure!(!node.world.bpffs().join("fairlead").exists());
+    Ok(())
+}
+
+fn logging() -> Result<()> {
+    let mut node = Node::without_agent()?;
+    node.debug = true;
+    drop(node.start_agent()?);
+    let pod = node.enrolled("pod")?;
+    meshed(&pod)?;
+    both_ways(&node, &pod)
+}
+
+/// The agent's dials reach the application, with the client that dialled.
+fn both_ways(node: &Node, pod: &Pod) -> Result<()> {
+    let outsider = node.outsider()?;
+    let _serving = serve(pod, 9001)?;
+    let seen = dial(&outsider, &pod.ip4.to_string(), 9001)?;
+    let (banner, local) = (seen["banner"].as_str(), seen["local"].as_str());
+    let expected = local.map(|local| format!("::ffff:{local} ::ffff:{local}"));
+    ensure!(banner == expected.as_deref(), "{seen}");
+    Ok(())
+}
+
+fn probes() -> Result<()> {
+    let node = Node::up()?;
+    let config = redirect::Config {
+        node: NodeName("a".into()),
+        cgroup: node.world.node("a").cgroup.clone(),
+        bpffs: node.world.bpffs(),
+        debug: false,
+    };
+    let checks = redirect::probe(&config);
+    for check in &checks {
+        ensure!(check.outcome == Outcome::Passed, "{check:?}");
+    }
+    ensure!(checks.len() == 13, "{checks:?}");
+    let wrong = redirect::Config {
+        cgroup: "/tmp".into(),
+        bpffs: "/tmp".into(),
+        ..config
+    };
+    let checks = redirect::probe(&wrong);
+    let failed: Vec<_> = checks
+        .iter()
+        .filter(|check| check.outcome == Outcome::Failed)
+        .collect();
+    ensure!(failed.len() == 2, "{failed:?}");
+    ensure!(failed.iter().all(|check| check.remedy.contains("mount")));
+    match redirect::Redirector::start(wrong) {
+        Ok(_) => anyhow::bail!("it started"),
+        Err(error) => ensure!(error.to_string().contains("bpffs"), "{error}"),
+    }
+    Ok(())
+}
