@@ -3,6 +3,7 @@
 mod bpf;
 mod build;
 mod codegen;
+mod demo;
 mod lint;
 mod setup;
 mod test;
@@ -42,6 +43,8 @@ enum Task {
     Test(test::Options),
     /// Check formatting, lints, module edges, owners, words and licences.
     Lint,
+    /// Two meshed nodes with real traffic, step by step.
+    Demo(demo::Options),
 }
 
 fn main() -> ExitCode {
@@ -63,5 +66,6 @@ fn run(task: Task) -> Result<()> {
         Task::Build => setup::for_building().and_then(|()| build::run()),
         Task::Test(options) => test::run(&options),
         Task::Lint => lint::run(),
+        Task::Demo(options) => demo::run(&options),
     }
 }
