@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 use crate::wait;
@@ -200,7 +201,8 @@ impl Killed {
         }
         let handle = pidfd_open(self.pid()?, PidfdFlags::empty())?;
         let timeout = Timespec::try_from(wait::patient(limit))?;
-        poll(&mut [PollFd::new(&handle, PollFlags::IN)], Some(&timeout))?;
+        // The caller may handle signals.
+        retry_on_intr(|| poll(&mut [PollFd::new(&handle, PollFlags::IN)], Some(&timeout)))?;
         Ok(self.0.try_wait()?)
     }
 

@@ -273,7 +273,8 @@ fn pin_cubic(place: &Place) -> Result<()> {
                 .filter(|line| !line.starts_with("broadcast") && !line.starts_with("multicast"))
                 .filter(|line| !line.starts_with("anycast") && !line.starts_with("fe80"))
                 .map(|line| {
-                    let line = line.replace(" pref medium", "");
+                    // What `ip` shows of a route but does not take; a link's state is late.
+                    let line = line.replace(" pref medium", "").replace(" linkdown", "");
                     format!("route replace table {table} {line} congctl cubic")
                 })
                 .collect();
