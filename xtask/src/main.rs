@@ -1,5 +1,6 @@
 //! Tasks of the project: `cargo xtask <task>`.
 
+mod bench;
 mod bpf;
 mod build;
 mod codegen;
@@ -17,7 +18,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-/// Builds, tests, lints and shows Fairlead.
+/// Builds, tests, lints, shows and measures Fairlead.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Arguments {
@@ -45,6 +46,11 @@ enum Task {
     Lint,
     /// Two meshed nodes with real traffic, step by step.
     Demo(demo::Options),
+    /// Measure the mesh beside no proxy and a pair of Envoys.
+    Bench(bench::Options),
+    /// What a bench runs inside pods.
+    #[command(hide = true, subcommand)]
+    BenchPeer(bench::Role),
 }
 
 fn main() -> ExitCode {
@@ -67,5 +73,7 @@ fn run(task: Task) -> Result<()> {
         Task::Test(options) => test::run(&options),
         Task::Lint => lint::run(),
         Task::Demo(options) => demo::run(&options),
+        Task::Bench(options) => bench::run(&options),
+        Task::BenchPeer(role) => bench::play(role),
     }
 }
