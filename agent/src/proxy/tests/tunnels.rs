@@ -364,6 +364,14 @@ async fn the_future_of_a_connection_stays_small() {
     let (stream, peer) = accepted.unwrap();
     let outbound =
         crate::proxy::outbound::serve(Arc::clone(&shared), Arc::clone(&local), near.unwrap(), peer);
+    let (again, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+    let tunnel = crate::proxy::tunnel::serve(
+        Arc::clone(&shared),
+        Arc::clone(&local),
+        again.unwrap(),
+        accepted.unwrap().1,
+    );
+    assert!(size_of_val(&tunnel) <= 1024, "{}", size_of_val(&tunnel));
     let inbound = crate::proxy::inbound::serve(shared, local, stream, peer);
     let sizes = (size_of_val(&outbound), size_of_val(&inbound));
     assert!(sizes.0 <= 2048 && sizes.1 <= 2048, "{sizes:?}");

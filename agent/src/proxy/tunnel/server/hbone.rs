@@ -39,7 +39,7 @@ pub(super) fn builder(config: &TunnelConfig) -> h2::server::Builder {
 /// with the first request: until then the peer has done nothing that costs it anything.
 pub(super) async fn run(
     tunnel: Tunnel,
-    mut http2: Connection<TlsStream<TunnelIo>, Bytes>,
+    mut http2: Box<Connection<TlsStream<TunnelIo>, Bytes>>,
     end: EndHop,
     mut place: Option<OwnedSemaphorePermit>,
 ) {

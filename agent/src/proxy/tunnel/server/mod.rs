@@ -88,8 +88,9 @@ pub(in crate::proxy) async fn serve(
             let peer = Arc::new(Peer { address, proven });
             let tunnel = Tunnel { shared, pod, peer };
             match speaks {
-                Speaks::Hbone(http2, end) => hbone::run(tunnel, *http2, end, place).await,
-                Speaks::Lean(stream) => lean::run(tunnel, stream, place).await,
+                // Boxed, so that neither makes the other's task larger.
+                Speaks::Hbone(http2, end) => Box::pin(hbone::run(tunnel, http2, end, place)).await,
+                Speaks::Lean(stream) => Box::pin(lean::run(tunnel, stream, place)).await,
             }
         }
         Err(outcome) => {
