@@ -46,7 +46,7 @@ impl AgentConfig {
                 ca_root: args.ca_root,
                 cluster_id: "Kubernetes".to_owned(),
                 ttl: args.certificate_ttl,
-                alpn: vec![identity::ALPN_HBONE.to_vec()],
+                alpn: vec![identity::ALPN_LEAN.to_vec(), identity::ALPN_HBONE.to_vec()],
                 clock: Arc::new(identity::SystemClock),
             },
             proxy: proxy::Config::recommended(node.clone()),
