@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::broadcast;
@@ -12,6 +13,10 @@ use super::sender::FlowReceiver;
 
 /// How many records a follower may be behind before it loses some.
 const FOLLOWER_LAG: usize = 4096;
+
+/// Between two looks at the queue. Senders do not have to wake the hub meanwhile, which
+/// costs a thread that carries connections more than the record itself.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// The one task that takes records from the queue.
 #[derive(Debug)]
@@ -54,6 +59,10 @@ impl FlowHub {
     pub async fn run(mut self) {
         while let Some(event) = self.receiver.recv().await {
             self.flows.push(event);
+            while let Some(event) = self.receiver.try_recv() {
+                self.flows.push(event);
+            }
+            tokio::time::sleep(PAUSE).await;
         }
     }
 }
