@@ -15,7 +15,8 @@ pub(super) struct Tasks {
 impl Tasks {
     /// Runs the future until it ends, or all are stopped.
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let task = self.stop.clone().run_until_cancelled_owned(task);
+        // Boxed: each of the futures around it would hold it twice, as argument and as state.
+        let task = self.stop.clone().run_until_cancelled_owned(Box::pin(task));
         let _handle = self.tracker.spawn(async move {
             let _stopped = task.await.is_none();
         });

@@ -88,6 +88,8 @@ impl HboneStream {
             }
             *moved += count;
         }
+        // An empty rest would keep the memory alive that it was split from.
+        self.outgoing = Bytes::new();
         Poll::Ready(Ok(()))
     }
 
@@ -173,6 +175,8 @@ impl Far for HboneStream {
                     Err(_reset) => return Poll::Ready(Err(Broken::Sink)),
                 }
             }
+            // An empty rest would keep alive what the connection has read: 16 KiB and more.
+            self.incoming = Bytes::new();
             self.incoming = match ready!(self.receive.poll_data(cx)) {
                 Some(Ok(bytes)) => bytes,
                 Some(Err(_reset)) => return Poll::Ready(Err(Broken::Source)),
