@@ -49,7 +49,10 @@ impl AgentConfig {
                 alpn: vec![identity::ALPN_LEAN.to_vec(), identity::ALPN_HBONE.to_vec()],
                 clock: Arc::new(identity::SystemClock),
             },
-            proxy: proxy::Config::recommended(node.clone()),
+            proxy: proxy::Config {
+                workers: workers(args.workers)?,
+                ..proxy::Config::recommended(node.clone())
+            },
             redirect: redirect_config(&args.kernel, node.clone())?,
             run_dir: args.run_dir,
             metrics_addr: args.metrics_addr,
@@ -73,6 +76,14 @@ impl AgentConfig {
             "configuration"
         );
         Ok(config)
+    }
+}
+
+/// Threads for connections: as told, else one for each processor that this process may use.
+fn workers(told: Option<usize>) -> anyhow::Result<usize> {
+    match told {
+        Some(count) => Ok(count.max(1)),
+        None => Ok(std::thread::available_parallelism()?.get()),
     }
 }
 

@@ -40,11 +40,11 @@ const FLOW_QUEUE: usize = 16_384;
 pub fn run_agent(args: AgentArgs) -> anyhow::Result<()> {
     logging::start(&args.log)?;
     limits::raise();
-    let mut runtime = Builder::new_multi_thread();
-    if let Some(workers) = args.workers {
-        let _builder = runtime.worker_threads(workers.max(1));
-    }
-    let runtime = runtime.enable_all().build()?;
+    // Connections have threads of their own: see `proxy::Config::workers`.
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?;
     let config = AgentConfig::new(args)?;
     runtime.block_on(agent(config))
 }
@@ -78,7 +78,7 @@ async fn agent(config: AgentConfig) -> anyhow::Result<()> {
         tables.clone(),
         identities.clone(),
         flows_in.clone(),
-    );
+    )?;
     tasks.keep("proxy", serve);
     let enrol = enrol::Config {
         node: config.node.clone(),

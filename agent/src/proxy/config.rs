@@ -12,6 +12,8 @@ pub struct Config {
     pub node: NodeName,
     /// The cluster's name, as peers read it in `baggage`.
     pub cluster: Arc<str>,
+    /// Threads that carry connections; 0: those of the runtime that makes the data path.
+    pub workers: usize,
     /// How long a dial may take, to an application as well as to another node.
     pub connect_timeout: Duration,
     /// A connection that is open both ways and silent for this long is reset. `None`:
@@ -86,6 +88,7 @@ impl Config {
         Self {
             node,
             cluster: "Kubernetes".into(),
+            workers: 0,
             connect_timeout: Duration::from_secs(10),
             idle_timeout: None,
             half_open_timeout: Duration::from_hours(1),

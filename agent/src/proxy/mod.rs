@@ -27,6 +27,7 @@ mod relay;
 mod shared;
 mod tasks;
 mod tunnel;
+mod workers;
 
 #[cfg(test)]
 mod tests;
@@ -40,6 +41,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
@@ -49,6 +51,7 @@ use self::pod::LocalPod;
 use self::shared::{Counters, Shared};
 use self::tasks::Tasks;
 use self::tunnel::Pool;
+use self::workers::Workers;
 use crate::flow::FlowSender;
 use crate::identity::Identities;
 use crate::policy::Table;
@@ -87,15 +90,16 @@ enum Role {
 
 impl Proxy {
     /// A data path with no pods, and the future that keeps its pods' policies up to date.
-    /// Dropping that future ends every connection.
+    /// Dropping that future ends every connection. Fails where its threads cannot start.
     pub fn new(
         config: Config,
         tables: watch::Receiver<Arc<Table>>,
         identities: Identities,
         flows: FlowSender,
-    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
+    ) -> io::Result<(Self, impl Future<Output = ()> + Send + 'static)> {
         let config = Arc::new(config);
         let tasks = Tasks::default();
+        let workers = Workers::start(config.workers, tasks.stopping())?;
         let pool = Pool::new(identities.clone(), Arc::clone(&config), tasks.clone());
         let shared = Arc::new(Shared {
             config,
@@ -104,6 +108,7 @@ impl Proxy {
             flows,
             pool,
             tasks,
+            workers,
             counters: Counters::default(),
             pods: RwLock::new(HashMap::new()),
         });
@@ -112,7 +117,7 @@ impl Proxy {
         let run = async move {
             let ((), ()) = tokio::join!(publish, sweep);
         };
-        (Self { shared }, run)
+        Ok((Self { shared }, run))
     }
 
     /// Starts to serve a pod. One of the same name that is served already is replaced: its
@@ -123,7 +128,11 @@ impl Proxy {
             listeners,
             network,
         } = enrolled;
-        let listeners = prepare(&self.shared.config, listeners)?;
+        let worker = self.shared.workers.assign();
+        let listeners = {
+            let _entered = worker.enter();
+            prepare(&self.shared.config, listeners)?
+        };
         let mut own_ports = vec![self.shared.config.tunnel.port];
         for (_role, listener) in &listeners {
             own_ports.push(listener.local_addr()?.port());
@@ -139,7 +148,7 @@ impl Proxy {
         // The table may have changed since it was read, before the pod was in the map.
         local.publish(&self.shared.table().inbound(&local.pod.name));
         for (role, listener) in listeners {
-            self.listen(role, listener, &local);
+            self.listen(&worker, role, listener, &local);
         }
         if let Some(before) = before {
             self.leave(before, grace);
@@ -178,10 +187,10 @@ impl Proxy {
         }
     }
 
-    fn listen(&self, role: Role, listener: TcpListener, pod: &Arc<LocalPod>) {
+    fn listen(&self, worker: &Handle, role: Role, listener: TcpListener, pod: &Arc<LocalPod>) {
         let shared = Arc::clone(&self.shared);
         let pod = Arc::clone(pod);
-        self.shared.tasks.spawn(async move {
+        self.shared.tasks.spawn_on(worker, async move {
             let leaving = pod.leaving.clone();
             let exhausted = &shared.counters.accept_exhausted;
             let serve = |connection| spawn(&shared, role, &pod, connection);

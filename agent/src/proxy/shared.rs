@@ -11,6 +11,7 @@ use super::pod::LocalPod;
 use super::record::{ConnectionId, Record};
 use super::tasks::Tasks;
 use super::tunnel::Pool;
+use super::workers::Workers;
 use crate::flow::{Direction, FlowSender};
 use crate::identity::Identities;
 use crate::model::NamespacedName;
@@ -25,6 +26,7 @@ pub(super) struct Shared {
     pub(super) flows: FlowSender,
     pub(super) pool: Pool,
     pub(super) tasks: Tasks,
+    pub(super) workers: Workers,
     pub(super) counters: Counters,
     pub(super) pods: RwLock<HashMap<NamespacedName, Arc<LocalPod>>>,
 }

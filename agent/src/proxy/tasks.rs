@@ -2,6 +2,7 @@
 
 use std::future::Future;
 
+use tokio::runtime::Handle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -20,6 +21,21 @@ impl Tasks {
         let _handle = self.tracker.spawn(async move {
             let _stopped = task.await.is_none();
         });
+    }
+
+    /// Likewise, in another runtime than the caller's.
+    pub(super) fn spawn_on(
+        &self,
+        runtime: &Handle,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let _entered = runtime.enter();
+        self.spawn(task);
+    }
+
+    /// Cancelled when all tasks are to end.
+    pub(super) fn stopping(&self) -> &CancellationToken {
+        &self.stop
     }
 
     /// All tasks are stopped when the guard is dropped.

@@ -191,7 +191,8 @@ impl World {
             let mut config = Config::recommended(name.clone());
             adjust(&mut config);
             let (sender, flows) = queue(100_000, FlowMetrics::default());
-            let (proxy, run) = Proxy::new(config, tables.subscribe(), identities.clone(), sender);
+            let (proxy, run) =
+                Proxy::new(config, tables.subscribe(), identities.clone(), sender).unwrap();
             let run = tokio::spawn(run);
             nodes.push(Node {
                 name,
