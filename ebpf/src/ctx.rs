@@ -204,12 +204,12 @@ impl Address {
     }
 
     /// Takes the socket off the device that the application bound it to: the
-    /// agent is on `lo`.
+    /// agent is on `lo`. `false` where the kernel does not.
     #[inline(always)]
-    pub fn unbind_device(&self) {
+    pub fn unbind_device(&self) -> bool {
         let mut none = [0_u8; 4];
         // SAFETY: the context is this run's; the option's value is four bytes.
-        let _done = unsafe {
+        let result = unsafe {
             bpf_setsockopt(
                 self.0.cast(),
                 SOL_SOCKET,
@@ -218,6 +218,7 @@ impl Address {
                 4,
             )
         };
+        result == 0
     }
 }
 

@@ -150,7 +150,12 @@ fn listen_closed(cookie: u64, operation: &Operation, socket: NonNull<bpf_sock>) 
         return;
     }
     let local = operation.local();
-    if let Some(listeners) = LISTENING.get_ptr_mut(PortKey::listening(cookie, local.port)) {
+    if let Some(listeners) = LISTENING.get_ptr_mut(PortKey::listening(cookie, local.port))
+        // The agent forgets a namespace's counts when it lets the pod go, and the
+        // pod may come back: what was counted then is no part of the count of now.
+        // SAFETY: the map returned the pointer for this run.
+        && unsafe { listeners.read_volatile() } != 0
+    {
         change(listeners, -1);
     }
     count(Counter::ListenClosed);

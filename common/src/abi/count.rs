@@ -38,6 +38,8 @@ counters! {
     NoFamily = "no_family",
     /// Connects whose destination could not be kept on the socket, refused.
     NoStorage = "no_storage",
+    /// Connects that could not be taken off the device that they were bound to, refused.
+    DeviceKept = "device_kept",
     /// Destinations and clients handed from the dialling to the accepted socket.
     Carried = "carried",
     /// Hand-overs that failed for want of memory.
