@@ -26,7 +26,7 @@ const MESSAGE_LIMIT: usize = 256 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody is there.
-    #[error("cannot reach the agent at {}: {source}", path.display())]
+    #[error("cannot reach the agent at {}", path.display())]
     Unreachable {
         /// The socket.
         path: PathBuf,

@@ -31,6 +31,8 @@ fn no_agent() -> Result<()> {
         text.contains("/nonexistent/fairlead"),
         "it names the socket: {text}"
     );
+    let reason = "No such file or directory";
+    ensure!(text.matches(reason).count() == 1, "said once: {text}");
     Ok(())
 }
 
