@@ -98,6 +98,7 @@ async fn agent(config: AgentConfig) -> anyhow::Result<()> {
     }
     let (hub, flows) = FlowHub::new(records, config.flows_kept);
     tasks.keep("flows", hub.run());
+    tasks.keep("metrics", metrics.clone().forget_idle());
 
     // Records to people.
     let view = Arc::new(AgentView {

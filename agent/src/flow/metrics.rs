@@ -1,6 +1,8 @@
 //! The metrics of connections, with the labels of Istio's standard TCP metrics.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeLabel, EncodeLabelSet, LabelSetEncoder};
 use prometheus_client::metrics::counter::Counter;
@@ -40,9 +42,19 @@ impl<'a> OpenLabels<'a> {
     }
 }
 
+/// A label set that no connection had for so many sweeps is dropped.
+const IDLE_SWEEPS: u32 = 60;
+/// From one sweep to the next: so a label set lasts for an hour after its last use.
+const SWEEP: Duration = Duration::from_mins(1);
+
 /// The metrics of all connections. A clone counts into the same series.
+///
+/// Workloads, identities and Services come and go. A label set goes once no connection
+/// with it was open for an hour: what is scraped, and the memory for it, is bounded by
+/// what was used lately. One that comes back starts from zero, as after a restart.
 #[derive(Clone, Debug, Default)]
 pub struct FlowMetrics {
+    used: Arc<Mutex<HashMap<Labels, Used>>>,
     opened: Family<Labels, Counter>,
     closed: Family<Labels, Counter>,
     sent: Family<Labels, Counter>,
@@ -83,16 +95,67 @@ impl FlowMetrics {
         );
     }
 
-    /// The counters of one label set.
-    pub(super) fn series(&self, labels: &OpenLabels<'_>) -> Series {
+    /// The counters of one label set, which stays as long as somebody holds them.
+    pub(super) fn series(&self, labels: &OpenLabels<'_>) -> Arc<Series> {
         let labels = Labels::from(labels);
-        Series {
+        let mut used = self.used();
+        if let Some(known) = used.get_mut(&labels) {
+            known.idle = 0;
+            return Arc::clone(&known.series);
+        }
+        let series = Arc::new(Series {
             opened: self.opened.get_or_create_owned(&labels),
             closed: self.closed.get_or_create_owned(&labels),
             sent: self.sent.get_or_create_owned(&labels),
             received: self.received.get_or_create_owned(&labels),
+        });
+        let new = Used {
+            series: Arc::clone(&series),
+            idle: 0,
+        };
+        drop(used.insert(labels, new));
+        series
+    }
+
+    /// Drops label sets that are not used any more, for as long as it is polled.
+    pub async fn forget_idle(self) {
+        let mut tick = tokio::time::interval(SWEEP);
+        loop {
+            let _now = tick.tick().await;
+            self.sweep();
         }
     }
+
+    /// One look at all label sets.
+    pub(super) fn sweep(&self) {
+        self.used().retain(|labels, used| {
+            used.idle = if Arc::strong_count(&used.series) > 1 {
+                0
+            } else {
+                used.idle + 1
+            };
+            let stays = used.idle <= IDLE_SWEEPS;
+            if !stays {
+                for family in [&self.opened, &self.closed, &self.sent, &self.received] {
+                    let _was = family.remove(labels);
+                }
+            }
+            stays
+        });
+    }
+
+    fn used(&self) -> MutexGuard<'_, HashMap<Labels, Used>> {
+        // The map is valid after each of its statements, so a poisoned one is too.
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A label set that is scraped.
+#[derive(Debug)]
+struct Used {
+    series: Arc<Series>,
+    /// Sweeps since nobody holds the series.
+    idle: u32,
 }
 
 /// The counters of one label set.

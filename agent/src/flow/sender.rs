@@ -107,7 +107,7 @@ impl FlowSender {
 pub struct OpenFlow {
     sender: FlowSender,
     ends: Ends,
-    series: Series,
+    series: Arc<Series>,
     sent: u64,
     received: u64,
 }

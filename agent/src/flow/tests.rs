@@ -205,6 +205,37 @@ fn an_open_connection_counts_until_it_is_dropped() {
     assert!(text.contains(expected), "{text}");
 }
 
+#[test]
+fn label_sets_go_an_hour_after_their_last_connection() {
+    let metrics = FlowMetrics::default();
+    let (sender, _receiver) = queue(8, metrics.clone());
+    let of = |workload: &str| {
+        let mut event = event();
+        event.source.workload = Some(workload.into());
+        event
+    };
+    let held = sender.opened(&OpenLabels::of(&of("held")));
+    sender.record(of("gone"));
+    sender.record(of("steady"));
+    let sweep = |times: u32| (0..times).for_each(|_| metrics.sweep());
+    sweep(60);
+    sender.record(of("steady"));
+    assert!(scrape(&metrics).contains("source_workload=\"gone\""));
+    sweep(1);
+    let text = scrape(&metrics);
+    assert!(!text.contains("\"gone\""), "{text}");
+    assert_eq!(text.matches("source_workload=\"steady\"").count(), 4);
+    // An open connection keeps its series, however long it says nothing.
+    sweep(1000);
+    drop(held);
+    let text = scrape(&metrics);
+    assert!(!text.contains("\"steady\""), "{text}");
+    assert_eq!(text.matches("source_workload=\"held\"").count(), 4);
+    assert!(text.contains("} 1\n"), "{text}");
+    sweep(61);
+    assert!(!scrape(&metrics).contains("source_workload"));
+}
+
 fn scrape(metrics: &FlowMetrics) -> String {
     let mut registry = Registry::default();
     metrics.register(&mut registry);
