@@ -43,7 +43,6 @@ pub(super) async fn application(
         return Err(ConnectError::Refused);
     }
     let socket = socket(network, to, config)?;
-    steady_pace(&socket);
     socket.bind(SocketAddr::new(loopback_source(to.ip(), rand::random()), 0))?;
     network.present_client(socket.as_fd(), client)?;
     let connected = connect(socket, to, config.connect_timeout).await;
@@ -60,15 +59,6 @@ pub(super) fn prepare_listener(
 ) -> io::Result<()> {
     set_options(&SockRef::from(listener), keepalive)?;
     listener.set_nonblocking(true)
-}
-
-/// Sets a congestion control that does not pace, for a hop that stays on the node: BBR,
-/// which may be the node's default, stalls such hops by milliseconds. Without the
-/// permission or the module the default stays, which is only slower.
-pub(super) fn steady_pace(socket: impl AsFd) {
-    if let Err(error) = rustix::net::sockopt::set_tcp_congestion(socket, "cubic") {
-        tracing::trace!(%error, "the congestion control stays as it is");
-    }
 }
 
 /// Ends a connection of which both directions have ended in order: what waits to be sent

@@ -257,17 +257,14 @@ fn prepare(config: &Config, listeners: Listeners) -> io::Result<Vec<(Role, TcpLi
     ];
     for (role, listeners) in kinds {
         for listener in listeners {
-            prepared.push((role, prepare_one(config, role, listener)?));
+            prepared.push((role, prepare_one(config, listener)?));
         }
     }
     Ok(prepared)
 }
 
-fn prepare_one(config: &Config, role: Role, listener: StdListener) -> io::Result<TcpListener> {
+fn prepare_one(config: &Config, listener: StdListener) -> io::Result<TcpListener> {
     dial::prepare_listener(&listener, config.keepalive)?;
-    if matches!(role, Role::Outbound) {
-        dial::steady_pace(&listener);
-    }
     TcpListener::from_std(listener)
 }
 

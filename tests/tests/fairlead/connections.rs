@@ -14,7 +14,17 @@ pub(crate) const TESTS: &[Test] = &[
     Test::node("connections::bypass_lists", bypass_lists).with(&["python3", "tcpdump"]),
     Test::node("connections::enrolment_comes_and_goes", comes_and_goes)
         .with(&["python3", "tcpdump"]),
+    Test::node("connections::hops_inside_pods_are_not_paced", unpaced).with(&["python3", "ss"]),
+    Test::node("connections::namespaces_of_gone_pods_are_freed", freed).with(&["python3"]),
 ];
+
+/// Keeps a connection open.
+const HOLD: &str = "import socket, sys, time
+connection = socket.create_connection((sys.argv[1], 7000), timeout=10)
+while not connection.recv(1) == b'\\n':
+    pass
+print('open', flush=True)
+time.sleep(60)";
 
 /// Answers each connection with the peer's address as it sees it, then what it reads.
 const ECHO: &str = include_str!("../../scripts/echo.py");
@@ -187,5 +197,59 @@ fn comes_and_goes() -> Result<()> {
         call(&mesh, "client")? == 0,
         "a new pod of that name is meshed"
     );
+    Ok(())
+}
+
+/// The programs choose the congestion control of both ends of every such hop, whatever
+/// the node's is.
+fn unpaced() -> Result<()> {
+    let mesh = Mesh::down(&client_and_server())?;
+    let set = "echo bbr > /proc/sys/net/ipv4/tcp_congestion_control 2>/dev/null || true";
+    for pod in &mesh.pods {
+        let net = format!("--net={}", pod.netns().display());
+        let host = &mesh.world.node(&pod.node).host;
+        drop(host.run(&["nsenter", &net, "--", "sh", "-c", set])?.ok()?);
+    }
+    let mut mesh = mesh;
+    for node in ["a", "b"] {
+        let agent = mesh.start(node)?;
+        mesh.agents.push(agent);
+    }
+    mesh.wait_enrolled()?;
+    let (client, server) = (mesh.pod("client"), mesh.pod("server"));
+    let _echo = echo(server)?;
+    let address = server.ip4.to_string();
+    let mut held = client.spawn("hold", &["python3", "-uc", HOLD, &address])?;
+    held.wait_for("open", SOON)?;
+    for pod in [client, server] {
+        let sockets = pod.run(&["ss", "-Htin", "state", "established"])?.ok()?;
+        let text = sockets.stdout.replace("\n\t", " ");
+        let inside: Vec<&str> = text.lines().filter(|line| line.contains("127.")).collect();
+        ensure!(inside.len() == 2, "two ends of one hop: {text}");
+        ensure!(inside.iter().all(|line| line.contains(" cubic ")), "{text}");
+    }
+    Ok(())
+}
+
+/// Neither the agent nor an open connection or tunnel keeps the network namespace of a
+/// pod that has gone: its device goes with it.
+fn freed() -> Result<()> {
+    let mesh = Mesh::up(&client_and_server())?;
+    let (client, server) = (mesh.pod("client"), mesh.pod("server"));
+    let _echo = echo(server)?;
+    let address = server.ip4.to_string();
+    let mut held = client.spawn("hold", &["python3", "-uc", HOLD, &address])?;
+    held.wait_for("open", SOON)?;
+    for pod in [client, server] {
+        let host = &mesh.world.node(&pod.node).host;
+        let device = || Ok::<_, anyhow::Error>(host.run(&["ip", "link", "show", "pod10"])?.code());
+        ensure!(device()? == 0, "the test looks at the wrong device");
+        // Its manifest stays for a while, as in a cluster.
+        pod.destroy()?;
+        fairlead_tests::until("the namespace to be freed", 2 * SOON, || {
+            (device().ok()? != 0).then_some(())
+        })?;
+        pod.unpublish()?;
+    }
     Ok(())
 }
