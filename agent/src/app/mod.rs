@@ -13,6 +13,7 @@ mod tasks;
 mod tools;
 mod view;
 
+pub use crate::redirect::Scope;
 pub use args::{AgentArgs, CaArgs, DirArg, KernelArgs, LogArgs, LogFormat, SourceArg};
 pub use tools::{check, cleanup, lint};
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::args::KernelArgs;
 use super::config::redirect_config;
 use crate::admin::{self, KernelFeature};
-use crate::redirect::{self, Cleanup, Outcome};
+use crate::redirect::{self, Cleanup, Outcome, Scope};
 use crate::state::Problem;
 use crate::{cluster, model::NodeName};
 
@@ -32,15 +32,23 @@ pub fn lint(path: &Path) -> Vec<Problem> {
 }
 
 /// Removes every trace of the agents of a node, or of all of this machine's, from the
-/// kernel. Refuses while an agent answers in `run_dir`: its pods would be open as soon as
-/// it ends.
-pub fn cleanup(run_dir: &Path, bpffs: &Path, node: Option<String>) -> anyhow::Result<Cleanup> {
-    if admin::is_served(run_dir) {
+/// kernel. Refuses, unless `scope` says otherwise, while one of them runs or answers in
+/// `run_dir`: its pods would be open as soon as it ends.
+pub fn cleanup(
+    run_dir: &Path,
+    bpffs: &Path,
+    node: Option<String>,
+    scope: Scope,
+) -> anyhow::Result<Cleanup> {
+    let node = node.map(|name| NodeName(name.into()));
+    // One that has just been started may answer and have no pins yet.
+    let known = redirect::running_agents(bpffs, node.as_ref())?;
+    if scope == Scope::All && known.is_empty() && admin::is_served(run_dir) {
         anyhow::bail!(
-            "an agent runs, it answers in {}: stop it first, else its pods would be left open when it ends",
+            "an agent runs, it answers in {}: stop it first, else its pods would be open as soon \
+             as it ends",
             run_dir.display()
         );
     }
-    let node = node.map(|name| NodeName(name.into()));
-    Ok(redirect::cleanup(bpffs, node.as_ref())?)
+    Ok(redirect::cleanup(bpffs, node.as_ref(), scope)?)
 }

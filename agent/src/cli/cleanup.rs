@@ -7,11 +7,12 @@ use clap::Args;
 
 use super::Outcome;
 use super::output::{Format, FormatFlag, Paint, Printer, harmless};
-use crate::app;
+use crate::app::{self, Scope};
 
 const HELP: &str = "\
 Stop the agent first. After this the pods are out of the mesh and talk plaintext; peers
-that ask for mTLS refuse them. Ends with 1 where something remains.";
+that ask for mTLS refuse them. While an agent runs it is refused, with the agent's process.
+Ends with 1 where something remains.";
 
 /// Take pods out of the mesh and remove every trace of stopped agents from the kernel
 #[derive(Debug, Args)]
@@ -36,13 +37,21 @@ pub(super) struct Command {
         value_name = "PATH"
     )]
     run_dir: PathBuf,
+    /// Leave nodes alone on which an agent runs, instead of refusing.
+    #[arg(long, env = "FAIRLEAD_DEAD_ONLY")]
+    dead_only: bool,
     #[command(flatten)]
     format: FormatFlag,
 }
 
 impl Command {
     pub(super) fn run<W: Write>(self, mut printer: Printer<W>) -> anyhow::Result<Outcome> {
-        let done = app::cleanup(&self.run_dir, &self.bpffs, self.node)?;
+        let scope = if self.dead_only {
+            Scope::DeadOnly
+        } else {
+            Scope::All
+        };
+        let done = app::cleanup(&self.run_dir, &self.bpffs, self.node, scope)?;
         match self.format.output {
             Format::Table => {
                 for path in &done.removed {
@@ -53,7 +62,10 @@ impl Command {
                     printer.painted(Paint::Bad, &text)?;
                 }
                 if done.remaining.is_empty() {
-                    let text = "Nothing of the mesh is left in the kernel.";
+                    let text = match scope {
+                        Scope::All => "Nothing of the mesh is left in the kernel.",
+                        Scope::DeadOnly => "Nothing of ended agents is left where none runs.",
+                    };
                     printer.painted(Paint::Good, text)?;
                 }
             }

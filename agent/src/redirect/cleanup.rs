@@ -11,7 +11,9 @@ use aya::programs::{loaded_links, loaded_programs};
 use super::RedirectError;
 use super::cgroup::{abandoned, file};
 use super::kernel::{CONNECT_PROGRAMS, LOOKUP_PROGRAM, SOCK_OPS_PROGRAM};
-use super::pins::{instances, node_directory, remove_directory, require_bpffs};
+use super::pins::{
+    RunningAgent, instances, node_directory, remove_directory, require_bpffs, running,
+};
 use crate::model::NodeName;
 
 /// What was removed, and what could not be.
@@ -23,17 +25,33 @@ pub struct Cleanup {
     pub remaining: Vec<String>,
 }
 
+/// Whose traces [`cleanup`] removes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// All; fails with [`RedirectError::Running`], and changes nothing, where an agent
+    /// has not ended: its pods would be open as soon as it does.
+    All,
+    /// Those on nodes where no agent runs. One that runs removes by itself what was
+    /// before it, once it guards every pod.
+    DeadOnly,
+}
+
 /// Removes what agents of `node`, or of every node of this machine where it is
 /// `None`, left: pinned links, and with them programs and maps, and cgroups. Pods
-/// are un-meshed by it. What a running agent holds open remains, and is told.
-pub fn cleanup(bpffs: &Path, node: Option<&NodeName>) -> Result<Cleanup, RedirectError> {
+/// are un-meshed by it.
+pub fn cleanup(
+    bpffs: &Path,
+    node: Option<&NodeName>,
+    scope: Scope,
+) -> Result<Cleanup, RedirectError> {
     let mut done = Cleanup::default();
     require_bpffs(bpffs)?;
     let root = bpffs.join("fairlead");
-    let nodes = match node {
-        Some(node) => vec![node_directory(bpffs, node)],
-        None => instances(&root)?,
-    };
+    let mut nodes = node_directories(bpffs, node)?;
+    let alive = living(&mut nodes)?;
+    if scope == Scope::All && !alive.is_empty() {
+        return Err(RedirectError::Running { agents: alive });
+    }
     let mut links = BTreeSet::new();
     for directory in nodes {
         for instance in instances(&directory)? {
@@ -46,6 +64,8 @@ pub fn cleanup(bpffs: &Path, node: Option<&NodeName>) -> Result<Cleanup, Redirec
     for cgroup in abandoned(node)? {
         match fs::remove_dir(&cgroup) {
             Ok(()) => done.removed.push(cgroup),
+            // An agent runs in it.
+            Err(_) if scope == Scope::DeadOnly => {}
             Err(error) => {
                 let path = cgroup.display();
                 done.remaining
@@ -65,10 +85,42 @@ pub fn cleanup(bpffs: &Path, node: Option<&NodeName>) -> Result<Cleanup, Redirec
         format!("link {id}: a running agent holds it open; stop it (`bpftool link show id {id}`)")
     });
     done.remaining.extend(open);
-    if node.is_none() && done.remaining.is_empty() {
+    if node.is_none() && scope == Scope::All && done.remaining.is_empty() {
         done.remaining.extend(programs());
     }
     Ok(done)
+}
+
+/// The agents of `node`, or of every node of this machine, that have not ended.
+pub fn running_agents(
+    bpffs: &Path,
+    node: Option<&NodeName>,
+) -> Result<Vec<RunningAgent>, RedirectError> {
+    living(&mut node_directories(bpffs, node)?)
+}
+
+fn node_directories(bpffs: &Path, node: Option<&NodeName>) -> Result<Vec<PathBuf>, RedirectError> {
+    match node {
+        Some(node) => Ok(vec![node_directory(bpffs, node)]),
+        None => instances(&bpffs.join("fairlead")),
+    }
+}
+
+/// The agents of these nodes that have not ended; their nodes are taken off the list.
+fn living(nodes: &mut Vec<PathBuf>) -> Result<Vec<RunningAgent>, RedirectError> {
+    let mut alive = Vec::new();
+    let mut idle = Vec::new();
+    for node in nodes.drain(..) {
+        let before = alive.len();
+        for instance in instances(&node)? {
+            alive.extend(running(&instance)?);
+        }
+        if alive.len() == before {
+            idle.push(node);
+        }
+    }
+    *nodes = idle;
+    Ok(alive)
 }
 
 /// The links that a directory's pins keep.

@@ -7,6 +7,7 @@ use aya::maps::MapError;
 use aya::pin::PinError;
 use aya::programs::ProgramError;
 
+use super::pins::RunningAgent;
 use crate::model::NamespacedName;
 
 /// Why the kernel does not redirect as it should.
@@ -101,6 +102,12 @@ pub enum RedirectError {
         #[source]
         source: io::Error,
     },
+    /// What is to be removed is in use.
+    #[error("{}", running(.agents))]
+    Running {
+        /// Who uses it.
+        agents: Vec<RunningAgent>,
+    },
     /// The earlier instance can't be dropped yet.
     #[error("these pods would be left unguarded: {}", list(.pods))]
     Unguarded {
@@ -146,6 +153,18 @@ fn hint(error: &ProgramError) -> &'static str {
         }
     }
     ""
+}
+
+fn running(agents: &[RunningAgent]) -> String {
+    let one = |agent: &RunningAgent| format!("process {} on node {}", agent.pid, agent.node);
+    let who: Vec<String> = agents.iter().map(one).collect();
+    let pids: Vec<String> = agents.iter().map(|agent| agent.pid.to_string()).collect();
+    format!(
+        "an agent runs: {}; stop it first (`kill {}`, or the service or pod that it is), else its \
+         pods would be open as soon as it ends; --dead-only removes only what ended agents left",
+        who.join(", "),
+        pids.join(" ")
+    )
 }
 
 fn list(pods: &[NamespacedName]) -> String {

@@ -47,13 +47,14 @@ use std::sync::Arc;
 use aya::programs::links::PinnedLink;
 
 pub use cgroup::default_attach_point;
-pub use cleanup::{Cleanup, cleanup};
+pub use cleanup::{Cleanup, Scope, cleanup, running_agents};
 pub use enrol::{Enrolled, ExistingConnection};
 pub use error::RedirectError;
 pub use events::{Events, PodEvent};
 pub use fairlead_common::abi::EventKind;
 pub use listeners::Listeners;
 pub use network::Network;
+pub use pins::RunningAgent;
 pub use probe::{Check, Outcome, probe};
 pub use status::{PodStatus, Status};
 

@@ -3,14 +3,16 @@
 //! Only links are pinned. They keep their programs, and these their maps. Each
 //! instance of the agent has a directory of its own,
 //! `<bpffs>/fairlead/<node>/<instance>/`, and adopts nothing of another's: it
-//! attaches its own, enrols every pod, and only then drops what was before.
+//! attaches its own, enrols every pod, and only then drops what was before. It
+//! holds a lock on its directory, which the kernel releases when the process ends,
+//! however it ends: so that everybody can tell whose pins are a living agent's.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rustix::fs::statfs;
+use rustix::fs::{FlockOperation, flock, statfs};
 
 use super::cgroup::file;
 use super::{RedirectError, sys};
@@ -34,6 +36,17 @@ pub(super) fn node_directory(bpffs: &Path, node: &NodeName) -> PathBuf {
 pub(super) struct Pins {
     directory: PathBuf,
     previous: Vec<PathBuf>,
+    /// Locked for as long as this process lives.
+    _lock: File,
+}
+
+/// An agent that has not ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunningAgent {
+    /// Its node, as the directory of its pins has it.
+    pub node: String,
+    /// Its process.
+    pub pid: u32,
 }
 
 impl Pins {
@@ -46,9 +59,13 @@ impl Pins {
         let started = started.map_or(0, |since| since.as_nanos());
         let directory = parent.join(format!("{started:x}-{}", std::process::id()));
         fs::create_dir_all(&directory).map_err(|source| file("create", &directory, source))?;
+        let lock = File::open(&directory)
+            .and_then(|lock| Ok(flock(&lock, FlockOperation::LockExclusive).map(|()| lock)?))
+            .map_err(|source| file("lock", &directory, source))?;
         Ok(Self {
             directory,
             previous,
+            _lock: lock,
         })
     }
 
@@ -77,6 +94,29 @@ impl Pins {
         }
         Ok(())
     }
+}
+
+/// The agent whose instance this is, if it has not ended.
+pub(super) fn running(instance: &Path) -> Result<Option<RunningAgent>, RedirectError> {
+    let opened = match File::open(instance) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(|source| file("open", instance, source))?,
+    };
+    match flock(&opened, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => return Ok(None),
+        Err(rustix::io::Errno::WOULDBLOCK) => {}
+        Err(error) => return Err(file("lock", instance, error.into())),
+    }
+    let text = |path: Option<&Path>| {
+        let name = path.and_then(Path::file_name).unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    };
+    let name = text(Some(instance));
+    let pid = name.rsplit('-').next().and_then(|pid| pid.parse().ok());
+    Ok(Some(RunningAgent {
+        node: text(instance.parent()),
+        pid: pid.unwrap_or(0),
+    }))
 }
 
 /// Takes an earlier instance's way in and out of force at once. One that still runs

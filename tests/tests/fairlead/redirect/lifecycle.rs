@@ -1,8 +1,8 @@
 //! Agents that die, return, hand over and leave.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use fairlead::model::NodeName;
-use fairlead::redirect::{self, Outcome};
+use fairlead::redirect::{self, Outcome, Scope};
 use fairlead_tests::{Pod, until};
 use serde_json::{Value, json};
 
@@ -13,6 +13,7 @@ pub(crate) const TESTS: &[Test] = &[
     Test::node("redirect::a_dead_agent_refuses_both_ways", dead_agent).with(&["python3"]),
     Test::node("redirect::agents_hand_over_without_a_gap", hand_over).with(&["python3"]),
     Test::node("redirect::cleanup_leaves_nothing", cleanup).with(&["python3"]),
+    Test::node("redirect::cleanup_of_every_node", cleanup_of_all).with(&["python3"]),
     Test::node("redirect::agents_share_no_cgroup", crowded).with(&["python3"]),
     Test::node("redirect::agents_may_be_elsewhere", elsewhere).with(&["python3"]),
     Test::node("redirect::programs_may_log", logging).with(&["python3"]),
@@ -116,17 +117,37 @@ fn cleanup() -> Result<()> {
     let _outside = serve(&outsider, 9001)?;
     let bpffs = node.world.bpffs();
     let name = NodeName("a".into());
-    // While the agent runs it says so.
-    let done = redirect::cleanup(&bpffs, Some(&name))?;
-    let links = done.remaining.iter().filter(|line| line.contains("link"));
-    ensure!(links.count() >= 6, "{done:?}");
+    // While the agent runs it changes nothing, and names the agent.
+    let pid = node.agent.as_ref().context("it runs")?.pid();
+    for of in [Some(&name), None] {
+        match redirect::cleanup(&bpffs, of, Scope::All) {
+            Ok(done) => bail!("a running agent's pins were removed: {done:?}"),
+            Err(error) => {
+                let text = error.to_string();
+                ensure!(text.contains(&format!("process {pid} on node a")), "{text}");
+                ensure!(text.contains(&format!("kill {pid}")), "{text}");
+            }
+        }
+        let done = redirect::cleanup(&bpffs, of, Scope::DeadOnly)?;
+        let own = node.world.id();
+        ensure!(
+            !done.removed.iter().any(|path| path.starts_with(&bpffs)),
+            "{done:?}"
+        );
+        ensure!(
+            !done.remaining.iter().any(|line| line.contains(own)),
+            "{done:?}"
+        );
+    }
+    meshed(&pod)?;
     node.agent.take().context("it runs")?.kill();
+    refused(&dial(&pod, &far, 9001)?, "ECONNREFUSED")?;
     node.start_agent()?;
     drop(node.enrol(&pod, &json!({}))?);
     node.agent.take().context("it runs")?.kill();
     refused(&dial(&pod, &far, 9001)?, "ECONNREFUSED")?;
 
-    let done = redirect::cleanup(&bpffs, Some(&name))?;
+    let done = redirect::cleanup(&bpffs, Some(&name), Scope::DeadOnly)?;
     ensure!(done.removed.len() >= 7, "{done:?}");
     // Agents of other worlds have nodes of this name too.
     let own = node.world.id();
@@ -136,8 +157,61 @@ fn cleanup() -> Result<()> {
     let seen = dial(&pod, &far, 9001)?;
     ensure!(seen["echo"] == "ping", "it goes straight: {seen}");
     // And again: there is nothing left to do.
-    let again = redirect::cleanup(&bpffs, Some(&name))?;
+    let again = redirect::cleanup(&bpffs, Some(&name), Scope::All)?;
     ensure!(again.removed.is_empty(), "{again:?}");
+    Ok(())
+}
+
+/// With no node named: those of every node of the machine.
+fn cleanup_of_all() -> Result<()> {
+    let mut node = Node::up()?;
+    let pod = node.enrolled("pod")?;
+    let outsider = node.outsider()?;
+    let far = outsider.ip4.to_string();
+    let _outside = serve(&outsider, 9001)?;
+    let bpffs = node.world.bpffs();
+    node.agent.take().context("it runs")?.kill();
+    // Pins of a second node on the same file system.
+    let other = bpffs.join("fairlead/b_example/1-1");
+    std::fs::create_dir_all(&other)?;
+    let program = fairlead_tests::binary()?;
+    let run = |extra: &[&str]| -> Result<(Option<i32>, Value)> {
+        let mut command = std::process::Command::new(&program);
+        for name in ["FAIRLEAD_BIN", "FAIRLEAD_CI", "FAIRLEAD_PYTHON"] {
+            let _command = command.env_remove(name);
+        }
+        let _command = command
+            .args(["cleanup", "-o", "json", "--bpffs"])
+            .arg(&bpffs);
+        let output = command.args(extra).output()?;
+        let text = String::from_utf8(output.stderr)?;
+        let value = serde_json::from_slice(&output.stdout).with_context(|| text.clone())?;
+        Ok((output.status.code(), value))
+    };
+    refused(&dial(&pod, &far, 9001)?, "ECONNREFUSED")?;
+    let (code, done) = run(&["--run-dir", "/nonexistent"])?;
+    let removed = done["removed"].to_string();
+    for path in [&other, &bpffs.join("fairlead/a"), &bpffs.join("fairlead")] {
+        let path = format!("\"{}\"", path.display());
+        ensure!(removed.contains(&path), "{path} is not in {removed}");
+    }
+    // Agents of other worlds may run beside this one; theirs alone may remain.
+    let remaining = done["remaining"].as_array().context("remaining")?;
+    ensure!(
+        code == Some(i32::from(!remaining.is_empty())),
+        "{code:?}: {done}"
+    );
+    let foreign = |line: &Value| {
+        let line = line.to_string();
+        line.contains("a running agent holds it") || line.contains("an agent runs in it")
+    };
+    ensure!(remaining.iter().all(foreign), "{done}");
+    ensure!(
+        !done.to_string().contains("link "),
+        "a link is left: {done}"
+    );
+    ensure!(!bpffs.join("fairlead").exists(), "pins are left");
+    ensure!(dial(&pod, &far, 9001)?["echo"] == "ping");
     Ok(())
 }
 
@@ -174,7 +248,11 @@ fn elsewhere() -> Result<()> {
     node.agent.take().context("it runs")?.kill();
     refused(&dial(&pod, NOWHERE, 80)?, "ECONNREFUSED")?;
     let name = NodeName("a".into());
-    drop(redirect::cleanup(&node.world.bpffs(), Some(&name))?);
+    drop(redirect::cleanup(
+        &node.world.bpffs(),
+        Some(&name),
+        Scope::All,
+    )?);
     ensure!(!node.world.bpffs().join("fairlead").exists());
     Ok(())
 }
