@@ -7,6 +7,7 @@
 //! holds a lock on its directory, which the kernel releases when the process ends,
 //! however it ends: so that everybody can tell whose pins are a living agent's.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -54,7 +55,7 @@ impl Pins {
     pub(super) fn create(bpffs: &Path, node: &NodeName) -> Result<Self, RedirectError> {
         require_bpffs(bpffs)?;
         let parent = node_directory(bpffs, node);
-        let previous = instances(&parent)?;
+        let previous = drop_superfluous(instances(&parent)?)?;
         let started = SystemTime::now().duration_since(UNIX_EPOCH);
         let started = started.map_or(0, |since| since.as_nanos());
         let directory = parent.join(format!("{started:x}-{}", std::process::id()));
@@ -117,6 +118,43 @@ pub(super) fn running(instance: &Path) -> Result<Option<RunningAgent>, RedirectE
         node: text(instance.parent()),
         pid: pid.unwrap_or(0),
     }))
+}
+
+/// Removes instances that have ended and guard nobody, and returns the others: an
+/// agent that is started again and again, and fails each time before it takes over,
+/// would come to the kernel's limit of 64 programs for one cgroup. `found` has the
+/// oldest last.
+fn drop_superfluous(found: Vec<PathBuf>) -> Result<Vec<PathBuf>, RedirectError> {
+    /// With so many, what an older one guards as well counts as guarded.
+    const MANY: usize = 16;
+    let many = found.len() >= MANY;
+    let mut guarded = BTreeSet::new();
+    let mut kept = Vec::new();
+    for instance in found.into_iter().rev() {
+        let own = lookups(&instance);
+        let needed = if many {
+            !own.is_subset(&guarded)
+        } else {
+            !own.is_empty()
+        };
+        if needed || running(&instance)?.is_some() {
+            guarded.extend(own);
+            kept.push(instance);
+        } else {
+            drop(remove_directory(&instance)?);
+        }
+    }
+    kept.reverse();
+    Ok(kept)
+}
+
+/// The pins on namespaces of pods: a pod is guarded from its pin on.
+fn lookups(instance: &Path) -> BTreeSet<std::ffi::OsString> {
+    let entries = fs::read_dir(instance).into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.file_name())
+        .filter(|name| name.to_string_lossy().starts_with("lookup-"))
+        .collect()
 }
 
 /// Takes an earlier instance's way in and out of force at once. One that still runs

@@ -14,6 +14,11 @@ pub(crate) const TESTS: &[Test] = &[
     Test::node("redirect::agents_hand_over_without_a_gap", hand_over).with(&["python3"]),
     Test::node("redirect::cleanup_leaves_nothing", cleanup).with(&["python3"]),
     Test::node("redirect::cleanup_of_every_node", cleanup_of_all).with(&["python3"]),
+    Test::node(
+        "redirect::agents_that_crash_leave_nothing_that_adds_up",
+        crash_loop,
+    )
+    .with(&["python3"]),
     Test::node("redirect::agents_share_no_cgroup", crowded).with(&["python3"]),
     Test::node("redirect::agents_may_be_elsewhere", elsewhere).with(&["python3"]),
     Test::node("redirect::programs_may_log", logging).with(&["python3"]),
@@ -213,6 +218,36 @@ fn cleanup_of_all() -> Result<()> {
     ensure!(!bpffs.join("fairlead").exists(), "pins are left");
     ensure!(dial(&pod, &far, 9001)?["echo"] == "ping");
     Ok(())
+}
+
+/// Agents that end before they take over leave nothing that adds up: the kernel takes
+/// 64 programs for one cgroup.
+fn crash_loop() -> Result<()> {
+    let mut node = Node::up()?;
+    let pod = node.enrolled("pod")?;
+    let instances = |node: &Node| -> Result<usize> {
+        Ok(std::fs::read_dir(node.world.bpffs().join("fairlead/a"))?.count())
+    };
+    node.agent.take().context("it runs")?.kill();
+    for _ in 0..5 {
+        drop(node.start_agent()?);
+        ensure!(instances(&node)? == 2, "the first and this one");
+        node.agent.take().context("it runs")?.kill();
+    }
+    refused(&dial(&pod, NOWHERE, 80)?, "ECONNREFUSED")?;
+    // Those that die after they have enrolled the pod.
+    for _ in 0..20 {
+        drop(node.start_agent()?);
+        drop(node.enrol(&pod, &json!({}))?);
+        node.agent.take().context("it runs")?.kill();
+        refused(&dial(&pod, NOWHERE, 80)?, "ECONNREFUSED")?;
+    }
+    ensure!(instances(&node)? <= 17, "{}", instances(&node)?);
+    drop(node.start_agent()?);
+    drop(node.enrol(&pod, &json!({}))?);
+    drop(node.tell("take over", &Value::Null)?);
+    ensure!(instances(&node)? == 1);
+    meshed(&pod)
 }
 
 /// Whoever shares an agent's cgroup would be exempt from the mesh.
