@@ -75,7 +75,14 @@ impl Redirector {
                 return Err(error);
             }
         };
-        self.check(pod, netns.cookie())?;
+        self.let_go_elsewhere(pod, netns.cookie())?;
+        if let Err(error) = self.check(pod, netns.cookie()) {
+            if self.is_nobodys(pod, netns.cookie()) {
+                // An address is another's, but the namespace is this pod's.
+                self.block(pod, &netns);
+            }
+            return Err(error);
+        }
         match self.mesh(pod, &netns) {
             Ok(enrolled) => {
                 let _was = self.unguarded.remove(&pod.name);
@@ -85,6 +92,15 @@ impl Redirector {
                 self.block(pod, &netns);
                 Err(error)
             }
+        }
+    }
+
+    /// Refuses everything in and out of an enrolled pod, until it is enrolled again or
+    /// un-enrolled: for what changes its enrolment, or fails to.
+    pub fn hold(&mut self, name: &NamespacedName) {
+        if let Some(entry) = self.entries.get(name) {
+            let (pod, netns) = (Arc::clone(&entry.pod), Arc::clone(&entry.netns));
+            self.block(&pod, &netns);
         }
     }
 
@@ -194,9 +210,28 @@ impl Redirector {
             if entry.netns.cookie() == cookie {
                 return Err(conflict("network namespace".to_owned(), entry));
             }
-            if let Some(ip) = pod.ips.iter().find(|ip| entry.pod.ips.contains(ip)) {
+            let theirs = &entry.plan.addresses;
+            if let Some(ip) = pod.ips.iter().find(|&&ip| theirs.contains(&ip.into())) {
                 return Err(conflict(format!("address {ip}"), entry));
             }
+        }
+        Ok(())
+    }
+
+    /// Neither the pod nor the namespace is enrolled, but the pod may be blocked.
+    fn is_nobodys(&self, pod: &Pod, cookie: u64) -> bool {
+        self.entries.values().all(|entry| {
+            let (same_pod, same_netns) =
+                (entry.pod.name == pod.name, entry.netns.cookie() == cookie);
+            same_pod == same_netns && (!same_pod || entry.blocked)
+        })
+    }
+
+    /// Un-enrols a blocked pod that is in another namespace by now.
+    fn let_go_elsewhere(&mut self, pod: &Pod, cookie: u64) -> Result<(), RedirectError> {
+        let elsewhere = |entry: &Entry| entry.blocked && entry.netns.cookie() != cookie;
+        if self.entries.get(&pod.name).is_some_and(elsewhere) {
+            self.unenrol(&pod.name)?;
         }
         Ok(())
     }
@@ -239,6 +274,11 @@ impl Redirector {
         };
         let existing = entry.existing_connections();
         self.names.insert(cookie, pod);
+        if let Some(blocked) = self.entries.remove(&pod.name) {
+            entry.seeded.extend(blocked.seeded);
+            entry.seeded.sort_unstable();
+            entry.seeded.dedup();
+        }
         drop(self.entries.insert(pod.name.clone(), entry));
         Ok(Enrolled {
             listeners,
@@ -293,7 +333,12 @@ impl Redirector {
     /// Refuses everything in and out of a pod that could not be meshed.
     fn block(&mut self, pod: &Arc<Pod>, netns: &Arc<Netns>) {
         let cookie = netns.cookie();
-        let plan = plan::blocked(pod, cookie);
+        let mut plan = plan::blocked(pod, cookie);
+        let taken = |ip: &Ip| {
+            let mut others = self.entries.values().filter(|it| it.pod.name != pod.name);
+            others.any(|other| other.plan.addresses.contains(ip))
+        };
+        plan.addresses.retain(|ip| !taken(ip));
         let written = self.kernel.write_pod(&plan, cookie);
         for &ip in &plan.addresses {
             self.kernel.remove_listeners(ip);
@@ -302,13 +347,20 @@ impl Redirector {
         match written.and(link) {
             Ok(link) => {
                 let _was = self.unguarded.remove(&pod.name);
+                // What it bypassed with, before or in the attempt that failed.
+                let before = self.entries.remove(&pod.name);
+                if let Some(before) = &before {
+                    self.kernel.remove_exclusions(&before.plan, None);
+                }
+                let attempted = plan::meshed(pod, cookie, plan.value.ports);
+                self.kernel.remove_exclusions(&attempted, None);
                 let entry = Entry {
                     pod: Arc::clone(pod),
                     netns: Arc::clone(netns),
                     plan,
                     blocked: true,
                     link: Some(link),
-                    seeded: Vec::new(),
+                    seeded: before.map_or_else(Vec::new, |before| before.seeded),
                     existing: Vec::new(),
                 };
                 self.names.insert(cookie, pod);

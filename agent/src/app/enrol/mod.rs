@@ -121,8 +121,11 @@ impl Enroller {
         let desired = self.desired(snapshot);
         let wanted: BTreeSet<_> = desired.iter().map(|pod| pod.identity.clone()).collect();
         self.identities.set_wanted(wanted);
-        for step in self.roster.steps(&desired, now()) {
+        let steps = self.roster.steps(&desired, now());
+        let returning: BTreeSet<_> = steps.iter().filter_map(Step::enrols).cloned().collect();
+        for step in steps {
             match step {
+                Step::Leave(pod) if returning.contains(&pod.name) => self.hold(&pod),
                 Step::Leave(pod) => self.leave(&pod),
                 Step::Enrol(pod) => self.enrol(&pod),
                 Step::Update(pod) => self.update(&pod),
@@ -168,7 +171,7 @@ impl Enroller {
         };
         if let Err(error) = self.proxy.add_pod(served, self.config.grace) {
             // Nobody listens: its connections are refused until the next attempt.
-            self.redirector.unenrol(&pod.name)?;
+            self.redirector.hold(&pod.name);
             return Err(error.into());
         }
         tracing::info!(
@@ -183,22 +186,30 @@ impl Enroller {
 
     fn leave(&mut self, pod: &Arc<Pod>) {
         if let Err(error) = self.redirector.unenrol(&pod.name) {
-            tracing::warn!(pod = %pod.name, error = %error, "cannot take the pod out of the kernel");
+            let error = format!("{:#}", anyhow::Error::from(error));
+            tracing::warn!(pod = %pod.name, error, "cannot take the pod out of the kernel");
         }
         self.proxy.remove_pod(&PodKey::of(pod), self.config.grace);
         tracing::info!(pod = %pod.name, "let the pod go");
+    }
+
+    /// The pod is to be enrolled in another way at once: it is not open in between.
+    fn hold(&mut self, pod: &Arc<Pod>) {
+        self.redirector.hold(&pod.name);
+        self.proxy.remove_pod(&PodKey::of(pod), self.config.grace);
     }
 
     fn update(&mut self, pod: &Arc<Pod>) {
         match self.redirector.update(pod) {
             Ok(true) => self.roster.enrolled(pod, Timestamp::now()),
             Ok(false) => {
-                self.leave(pod);
+                self.hold(pod);
                 self.enrol(pod);
             }
             Err(error) => {
-                self.roster.failed(&pod.name, error.to_string(), now());
-                self.leave(pod);
+                let error = format!("{:#}", anyhow::Error::from(error));
+                self.roster.failed(&pod.name, error, now());
+                self.hold(pod);
             }
         }
     }
@@ -229,7 +240,8 @@ impl Enroller {
                 None
             }
             Err(error) => Some(format!(
-                "what the last agent left is still in force: {error}"
+                "what the last agent left is still in force: {:#}",
+                anyhow::Error::from(error)
             )),
         }
     }

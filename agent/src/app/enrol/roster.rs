@@ -53,6 +53,16 @@ pub(super) enum Step {
     Leave(Arc<Pod>),
 }
 
+impl Step {
+    /// The pod that it enrols.
+    pub(super) fn enrols(&self) -> Option<&NamespacedName> {
+        match self {
+            Self::Enrol(pod) => Some(&pod.name),
+            Self::Update(_) | Self::Leave(_) => None,
+        }
+    }
+}
+
 impl Roster {
     /// Takes over which pods there are to be, and says what follows from that and from
     /// the time: first who goes, since a successor may have the same namespace, then who

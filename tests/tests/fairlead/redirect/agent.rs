@@ -108,6 +108,10 @@ fn obey(redirector: &mut Redirector, command: &Value) -> Result<Value> {
             redirector.unenrol(&name(argument))?;
             Value::Null
         }
+        "hold" => {
+            redirector.hold(&name(argument));
+            Value::Null
+        }
         "take over" => {
             redirector.take_over()?;
             Value::Null

@@ -12,6 +12,7 @@ pub(crate) const TESTS: &[Test] = &[
     Test::node("redirect::hosts_and_strangers_are_not_enrolled", strangers),
     Test::node("redirect::old_connections_are_listed_and_closed", existing).with(&["python3"]),
     Test::node("redirect::what_cannot_be_enrolled_is_blocked", blocked).with(&["python3"]),
+    Test::node("redirect::changes_do_not_open_a_pod", held).with(&["python3"]),
     Test::node("redirect::running_out_of_descriptors_is_told", exhausted)
         .with(&["python3", "prlimit"]),
 ];
@@ -59,6 +60,14 @@ fn reused() -> Result<()> {
     let same_address = json!({"name": "thief", "ips": [pod.ip4], "netns": other.netns()});
     let error = error_of(node.tell("enrol", &same_address));
     ensure!(error.contains("belongs to test/pod"), "{error}");
+    // It is to be meshed and can't be: so nothing leaves it, and the owner has no harm.
+    refused(&dial(&other, NOWHERE, 80)?, "EPERM")?;
+    meshed(&pod)?;
+    let error = error_of(node.tell("enrol", &same_address));
+    ensure!(error.contains("belongs to test/pod"), "{error}");
+    drop(node.tell("unenrol", &same_address)?);
+    ensure!(dial(&other, NOWHERE, 80)?["error"] != "EPERM");
+    meshed(&pod)?;
 
     // The namespace goes and another comes in its place, of the same name.
     let place = pod.netns();
@@ -167,6 +176,38 @@ fn blocked() -> Result<()> {
     drop(node.enrol(&pod, &json!({}))?);
     meshed(&pod)?;
     ensure!(dial(&outsider, &pod.ip4.to_string(), 9002)?["echo"] == "ping");
+    Ok(())
+}
+
+/// What changes a pod's enrolment does not open it in between.
+fn held() -> Result<()> {
+    let node = Node::up()?;
+    let pod = node.pod("pod")?;
+    let outsider = node.outsider()?;
+    let _outside = serve(&outsider, 9001)?;
+    let serving = serve(&pod, 9002)?;
+    let (far, near) = (outsider.ip4.to_string(), pod.ip4.to_string());
+    let bypass = json!({"exclude_outbound_ports": [9001], "exclude_inbound_ports": [9002]});
+    drop(node.enrol(&pod, &bypass)?);
+    ensure!(dial(&pod, &far, 9001)?["echo"] == "ping");
+    drop(node.tell("hold", &json!({"name": "pod"}))?);
+    refused(&dial(&pod, &far, 9001)?, "EPERM")?;
+    refused(&dial(&outsider, &near, 9002)?, "ECONNREFUSED")?;
+    ensure!(node.tell("status", &Value::Null)?["pods"][0]["blocked"] == true);
+    // At another address of the same namespace, with no bypass.
+    drop(node.enrol(&pod, &json!({"ips": [pod.ip4]}))?);
+    meshed(&pod)?;
+    let seen = dial(&outsider, &near, 9002)?;
+    ensure!(seen["echo"] == "ping", "{seen}");
+    ensure!(node.count("steered")? == 1);
+    let status = node.tell("status", &Value::Null)?;
+    ensure!(status["pods"][0]["listening"] == json!([9002]), "{status}");
+    serving.kill();
+    drop(dial(&outsider, &near, 9002)?);
+    let _serving = serve(&pod, 9002)?;
+    ensure!(dial(&outsider, &near, 9002)?["echo"] == "ping");
+    node.unenrol(&pod)?;
+    ensure!(dial(&pod, &far, 9001)?["echo"] == "ping");
     Ok(())
 }
 
