@@ -1,6 +1,8 @@
 //! Which ports pods listen on: what the hooks count, and what listened before they
 //! looked.
 
+use std::io;
+
 use fairlead_common::abi::PortKey;
 
 use super::enrol::{Entry, network_error};
@@ -13,7 +15,8 @@ impl Redirector {
     /// Removes ports that nobody listens on any more from the programs' list, where
     /// there are many of them: pods that open ports of ever other numbers would
     /// fill it. Call it now and then.
-    pub fn tidy(&mut self) -> Result<(), RedirectError> {
+    /// Returns how many were removed.
+    pub fn tidy(&mut self) -> Result<usize, RedirectError> {
         const MANY: usize = 8192;
         let idle: Vec<PortKey> = self
             .kernel
@@ -24,36 +27,27 @@ impl Redirector {
             .map(|(Abi(key), _)| key)
             .collect();
         if idle.len() < MANY {
-            return Ok(());
+            return Ok(0);
         }
         for key in &idle {
-            drop(self.kernel.listening.remove(&Abi(*key)));
+            self.remove_idle(key)
+                .map_err(|source| RedirectError::File {
+                    step: "tidy the map",
+                    path: "LISTENING".into(),
+                    source,
+                })?;
         }
-        // A listener that opened between the look and the removal is no longer
-        // counted: what listens now is seeded again.
-        let names: Vec<_> = self.entries.keys().cloned().collect();
-        for name in names {
-            self.seed_again(&name)?;
-        }
-        Ok(())
+        Ok(idle.len())
     }
 
-    fn seed_again(&mut self, name: &NamespacedName) -> Result<(), RedirectError> {
-        let Some(entry) = self.entries.get(name) else {
+    /// Removes a count of zero. A listener that opened since the look is put back.
+    fn remove_idle(&self, key: &PortKey) -> io::Result<()> {
+        let map = self.kernel.shared.listening();
+        let Some(opened) = sys::map_take::<_, u64>(map, key)?.filter(|count| *count > 0) else {
             return Ok(());
         };
-        let cookie = entry.netns.cookie();
-        let listening = entry
-            .netns
-            .run(sock_diag::listening)
-            .map_err(network_error(name, "list the sockets"))?;
-        let ports = self.seed(name, cookie, &listening)?;
-        if let Some(entry) = self.entries.get_mut(name) {
-            entry.seeded.extend(ports);
-            entry.seeded.sort_unstable();
-            entry.seeded.dedup();
-        }
-        Ok(())
+        let again = sys::map_get::<_, u64>(map, key)?.unwrap_or(0);
+        sys::map_set(map, key, opened + again)
     }
 
     /// Ports that were listened on before the enrolment and still count.

@@ -1,5 +1,6 @@
 //! What is in force, for `fairlead status`.
 
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -55,12 +56,22 @@ pub struct PodStatus {
 impl Redirector {
     /// What is in force now.
     pub fn status(&self) -> Status {
+        let mut listening: HashMap<u64, Vec<u16>> = HashMap::new();
+        for (Abi(key), count) in self.kernel.listening.iter().flatten() {
+            if count > 0 {
+                listening.entry(key.cookie).or_default().push(key.port);
+            }
+        }
+        let pod = |entry: &Entry| {
+            let counted = listening.remove(&entry.netns.cookie());
+            self.pod(entry, counted.unwrap_or_default())
+        };
         Status {
             cgroup: self.config.cgroup.clone(),
             agent_cgroup: self.agent.path.clone(),
             pins: self.pins.directory().to_owned(),
             previous: self.pins.previous().len(),
-            pods: self.entries.values().map(|entry| self.pod(entry)).collect(),
+            pods: self.entries.values().map(pod).collect(),
             unguarded: self.unguarded.iter().cloned().collect(),
             counters: self.counters(),
         }
@@ -74,17 +85,17 @@ impl Redirector {
             .collect()
     }
 
-    fn pod(&self, entry: &Entry) -> PodStatus {
+    /// Connections from before the enrolment that go past the mesh, by pod.
+    pub fn bypassing(&self) -> BTreeMap<NamespacedName, Vec<ExistingConnection>> {
+        let entries = self.entries.iter();
+        entries
+            .map(|(name, entry)| (name.clone(), entry.existing_connections()))
+            .collect()
+    }
+
+    fn pod(&self, entry: &Entry, mut listening: Vec<u16>) -> PodStatus {
         let cookie = entry.netns.cookie();
-        let mut listening: Vec<u16> = self
-            .kernel
-            .listening
-            .iter()
-            .flatten()
-            .filter(|(Abi(key), count)| key.cookie == cookie && *count > 0)
-            .map(|(Abi(key), _)| key.port)
-            .chain(self.seeded(entry))
-            .collect();
+        listening.extend(self.seeded(entry));
         listening.sort_unstable();
         listening.dedup();
         PodStatus {

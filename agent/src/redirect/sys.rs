@@ -96,6 +96,8 @@ struct MapElement {
 const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;
 const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
 const BPF_MAP_DELETE_ELEM: libc::c_int = 3;
+/// For hash maps since Linux 5.14.
+const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_int = 21;
 
 /// The value of a key, `None` where there is none. The library's own calls want
 /// the map for themselves; connections share it.
@@ -104,6 +106,26 @@ const BPF_MAP_DELETE_ELEM: libc::c_int = 3;
 pub(super) fn map_get<K: Shared, V: Shared>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
     let mut value = MaybeUninit::<V>::uninit();
     match map_command(BPF_MAP_LOOKUP_ELEM, map, key, value.as_mut_ptr().cast()) {
+        Ok(()) => {
+            // SAFETY: the kernel has written the whole value.
+            #[expect(unsafe_code, reason = "the kernel fills the value")]
+            let value = unsafe { value.assume_init() };
+            Ok(Some(value))
+        }
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes a key and returns its value, in one step. The same conditions hold as for
+/// [`map_get`].
+pub(super) fn map_take<K: Shared, V: Shared>(
+    map: BorrowedFd<'_>,
+    key: &K,
+) -> io::Result<Option<V>> {
+    let mut value = MaybeUninit::<V>::uninit();
+    let command = BPF_MAP_LOOKUP_AND_DELETE_ELEM;
+    match map_command(command, map, key, value.as_mut_ptr().cast()) {
         Ok(()) => {
             // SAFETY: the kernel has written the whole value.
             #[expect(unsafe_code, reason = "the kernel fills the value")]

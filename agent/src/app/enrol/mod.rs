@@ -30,6 +30,8 @@ use roster::{Member, Roster, State, Step};
 
 /// How often what only the kernel knows is looked at.
 const LOOK: Duration = Duration::from_secs(1);
+/// How often the programs' list of ports is rid of what is closed.
+const TIDY: Duration = Duration::from_mins(1);
 
 /// The pods of this node and the kernel side, for status.
 #[derive(Clone, Debug, Default)]
@@ -92,6 +94,8 @@ impl Enroller {
     ) -> anyhow::Result<()> {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut tidy = tokio::time::interval(TIDY);
+        tidy.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let table = Arc::clone(&tables.borrow_and_update());
             // The kernel side makes system calls that may take milliseconds.
@@ -106,6 +110,7 @@ impl Enroller {
                 }
                 () = retry => {}
                 _ = look.tick() => {}
+                _ = tidy.tick() => tokio::task::block_in_place(|| self.tidy()),
             }
         }
     }
@@ -199,6 +204,17 @@ impl Enroller {
         self.proxy.remove_pod(&PodKey::of(pod), self.config.grace);
     }
 
+    fn tidy(&mut self) {
+        match self.redirector.tidy() {
+            Ok(0) => {}
+            Ok(removed) => tracing::debug!(removed, "forgot ports that nobody listens on"),
+            Err(error) => {
+                let error = format!("{:#}", anyhow::Error::from(error));
+                tracing::warn!(error, "cannot tidy the list of ports");
+            }
+        }
+    }
+
     fn update(&mut self, pod: &Arc<Pod>) {
         match self.redirector.update(pod) {
             Ok(true) => self.roster.enrolled(pod, Timestamp::now()),
@@ -247,22 +263,19 @@ impl Enroller {
     }
 
     fn publish(&self, error: Option<String>) {
-        let kernel = self.redirector.status();
-        let existing = |member: &Member| {
-            let of = kernel.pods.iter().find(|pod| pod.name == member.pod.name);
-            of.map_or_else(Vec::new, |pod| pod.existing.clone())
-        };
+        let existing = self.redirector.bypassing();
         let pods = self.roster.members().map(|member| {
-            let existing = existing(member);
             let bypassing = existing
-                .iter()
+                .get(&member.pod.name)
+                .into_iter()
+                .flatten()
                 .map(|it| format!("{} -> {}", it.local, it.remote));
             status(member, bypassing.collect())
         });
         let _old = self.board.send_replace(Enrolment {
             complete: true,
             pods: pods.collect(),
-            counters: kernel.counters,
+            counters: self.redirector.counters(),
             error,
         });
     }

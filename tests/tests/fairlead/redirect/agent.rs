@@ -112,6 +112,7 @@ fn obey(redirector: &mut Redirector, command: &Value) -> Result<Value> {
             redirector.hold(&name(argument));
             Value::Null
         }
+        "tidy" => json!(redirector.tidy()?),
         "take over" => {
             redirector.take_over()?;
             Value::Null

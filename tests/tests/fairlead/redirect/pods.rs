@@ -13,6 +13,7 @@ pub(crate) const TESTS: &[Test] = &[
     Test::node("redirect::old_connections_are_listed_and_closed", existing).with(&["python3"]),
     Test::node("redirect::what_cannot_be_enrolled_is_blocked", blocked).with(&["python3"]),
     Test::node("redirect::changes_do_not_open_a_pod", held).with(&["python3"]),
+    Test::node("redirect::closed_ports_are_forgotten", tidied).with(&["python3"]),
     Test::node("redirect::running_out_of_descriptors_is_told", exhausted)
         .with(&["python3", "prlimit"]),
 ];
@@ -208,6 +209,29 @@ fn held() -> Result<()> {
     ensure!(dial(&outsider, &near, 9002)?["echo"] == "ping");
     node.unenrol(&pod)?;
     ensure!(dial(&pod, &far, 9001)?["echo"] == "ping");
+    Ok(())
+}
+
+/// Ports that were opened and closed are forgotten, those that are open are not.
+fn tidied() -> Result<()> {
+    let node = Node::up()?;
+    let pod = node.enrolled("pod")?;
+    let outsider = node.outsider()?;
+    let near = pod.ip4.to_string();
+    let _serving = serve(&pod, 9002)?;
+    ensure!(node.tell("tidy", &Value::Null)? == 0);
+    let many = "import socket
+for port in range(20000, 29000):
+    s = socket.socket(); s.setsockopt(1, 2, 1)
+    s.bind(('0.0.0.0', port)); s.listen(); s.close()";
+    drop(pod.run_for(SOON, &["python3", "-c", many])?.ok()?);
+    let removed = node.tell("tidy", &Value::Null)?;
+    ensure!(removed.as_u64() >= Some(9000), "{removed}");
+    ensure!(node.tell("tidy", &Value::Null)? == 0);
+    ensure!(dial(&outsider, &near, 9002)?["echo"] == "ping");
+    refused(&dial(&outsider, &near, 20000)?, "ECONNREFUSED")?;
+    let _again = serve(&pod, 20000)?;
+    ensure!(dial(&outsider, &near, 20000)?["echo"] == "ping");
     Ok(())
 }
 
