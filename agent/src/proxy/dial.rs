@@ -64,10 +64,15 @@ pub(super) fn prepare_listener(
 /// Ends a connection of which both directions have ended in order: what waits to be sent
 /// still arrives.
 pub(super) fn close(stream: TcpStream) {
-    if let Err(error) = SockRef::from(&stream).set_linger(None) {
+    send_on_close(&stream);
+    drop(stream);
+}
+
+/// Makes the close of a connection an end in order, after all that was written.
+pub(super) fn send_on_close(stream: &TcpStream) {
+    if let Err(error) = SockRef::from(stream).set_linger(None) {
         tracing::debug!(%error, "a connection is reset instead of closed");
     }
-    drop(stream);
 }
 
 /// Ends a connection with a RST: what waits to be sent is discarded, and the peer's next
@@ -86,6 +91,12 @@ pub(super) fn reset_on_close(stream: &TcpStream) {
 
 /// Like [`reset`], after what was written has arrived, or the peer had a second for it.
 pub(super) async fn reset_when_sent(stream: TcpStream, network: &dyn PodNetwork) {
+    until_sent(&stream, network).await;
+    reset(stream);
+}
+
+/// What was written has arrived, or the peer had a second for it.
+pub(super) async fn until_sent(stream: &TcpStream, network: &dyn PodNetwork) {
     for wait in [1, 2, 4, 8, 16, 32, 64, 128, 256, 512] {
         match network.tcp_info(stream.as_fd()) {
             Some(info) if info.unacknowledged > 0 => {
@@ -94,7 +105,6 @@ pub(super) async fn reset_when_sent(stream: TcpStream, network: &dyn PodNetwork)
             _ => break,
         }
     }
-    reset(stream);
 }
 
 fn socket(network: &dyn PodNetwork, to: SocketAddr, config: &Config) -> io::Result<TcpSocket> {

@@ -237,6 +237,34 @@ async fn a_reader_that_does_not_read_stops_the_writer_and_nobody_else() {
 }
 
 #[tokio::test]
+async fn a_connection_that_is_not_used_again_loses_no_byte() {
+    let mut world = World::lean_with(|config| config.tunnel.idle_per_destination = 0);
+    let (client, server) = (world.pod("client", 0), world.pod("server", 1));
+    let (mut near, mut far) = pair(&client, &server).await;
+    far.shutdown().await.unwrap();
+    expect_fin(&mut near).await;
+    // All buffers on the way are full when the client ends, and empty slowly.
+    let mut sent = 0;
+    let chunk = vec![1; 1 << 20];
+    let patience = std::time::Duration::from_millis(500);
+    while let Ok(count) = tokio::time::timeout(patience, near.write(&chunk)).await {
+        sent += count.unwrap();
+    }
+    near.shutdown().await.unwrap();
+    let mut received = 0;
+    let mut chunk = vec![0; 1 << 16];
+    loop {
+        match soon(far.read(&mut chunk)).await.unwrap() {
+            0 => break,
+            count => received += count,
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    assert_eq!(received, sent);
+    check_flow(&world.flow(1).await, Verdict::Forwarded, "closed");
+}
+
+#[tokio::test]
 async fn a_server_that_speaks_first_is_heard_at_once() {
     for mut world in worlds() {
         let (client, servers) = both_ways(&mut world);

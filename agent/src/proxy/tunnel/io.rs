@@ -8,6 +8,8 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::proxy::dial;
+
 /// Size of a read ahead.
 const AHEAD: usize = 64 << 10;
 
@@ -108,7 +110,9 @@ impl AsyncWrite for TunnelIo {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
+    /// An end in order: unlike any other, it leaves what the kernel has not sent yet alone.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        dial::send_on_close(&self.stream);
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
@@ -148,5 +152,26 @@ mod tests {
         assert_eq!(io.ahead.capacity(), 0);
         drop(sender.await.unwrap());
         assert_eq!(io.read(&mut chunk).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_end_in_order_leaves_the_last_bytes_alone() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stream = TcpStream::connect(address).await.unwrap();
+        dial::reset_on_close(&stream);
+        let (mut peer, _) = listener.accept().await.unwrap();
+        let mut io = TunnelIo::new(stream);
+        let mut sent = 0;
+        let chunk = vec![1; 1 << 20];
+        let patience = std::time::Duration::from_millis(100);
+        while let Ok(count) = tokio::time::timeout(patience, io.write(&chunk)).await {
+            sent += count.unwrap();
+        }
+        io.shutdown().await.unwrap();
+        drop(io);
+        let mut received = Vec::new();
+        let _count = peer.read_to_end(&mut received).await.unwrap();
+        assert_eq!(received.len(), sent);
     }
 }

@@ -95,11 +95,11 @@ impl LeanStream {
         &mut self,
         peer: IpAddr,
     ) -> Option<Result<Asked, &'static str>> {
-        self.begin();
         let (kind, body) = self.read_control().await.ok()?;
         if kind != Kind::Open {
             return None;
         }
+        self.begin();
         Some(frame::read_open(&body, peer).ok_or("an OPEN that can't be read"))
     }
 
@@ -109,6 +109,11 @@ impl LeanStream {
         code: Code,
         reason: &str,
     ) -> io::Result<()> {
+        if code != Code::Connected {
+            // Nothing was begun, so nothing is to be ended.
+            self.fin_sent = true;
+            self.fin_received = true;
+        }
         self.write_control(frame::status(code, reason)).await
     }
 
@@ -243,6 +248,15 @@ impl LeanStream {
     }
 }
 
+impl Drop for LeanStream {
+    /// Between two uses it ends in order: the last one's bytes may not have left yet.
+    fn drop(&mut self) {
+        if self.is_reusable() {
+            dial::send_on_close(self.tls.get_ref().0.stream());
+        }
+    }
+}
+
 /// What one read from the application was.
 enum Read {
     Data(usize),
@@ -333,13 +347,13 @@ impl Far for &mut LeanStream {
 
     fn close(self) {}
 
-    async fn reset_when_sent(self, _network: &dyn PodNetwork) {
+    async fn reset_when_sent(self, network: &dyn PodNetwork) {
         self.broken = true;
         self.held.extend_from_slice(&frame::header(Kind::Reset, 0));
         let sent = poll_fn(|cx| self.poll_push(cx));
-        match tokio::time::timeout(LAST_BYTES, sent).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) | Err(_) => dial::reset_on_close(self.tls.get_ref().0.stream()),
+        if let Ok(Ok(())) = tokio::time::timeout(LAST_BYTES, sent).await {
+            // With the kernel, which discards it when the socket is closed.
+            dial::until_sent(self.tls.get_ref().0.stream(), network).await;
         }
     }
 
