@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    self, DeserializeSeed, Deserializer, EnumAccess, MapAccess, SeqAccess, VariantAccess, Visitor,
+};
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::Value;
 
@@ -46,6 +48,11 @@ pub(super) struct SyntaxError {
 /// Finding a line costs a pass over the document, so that a list of more items than
 /// these is not searched for the start of each.
 const LOCATED_ITEMS: usize = 64;
+
+/// What the aliases of a document may add to it: values, and bytes of text in them. An
+/// alias of a few bytes stands for all that its anchor has, so that a small file could
+/// come to more than there is memory.
+const ALIASED: usize = 1 << 20;
 
 /// The documents of a file.
 pub(super) fn documents(text: &str, format: Format) -> Vec<Document<'_>> {
@@ -187,6 +194,13 @@ fn yaml_values(text: &str) -> Result<Vec<Value>, YamlError> {
         let line = error.location().map(|location| location.line());
         (line, error.to_string())
     };
+    if text.contains('&') && text.contains('*') {
+        // Without aliases no text comes to more than this.
+        let mut left = ALIASED + text.len().saturating_mul(4);
+        for document in serde_yaml_ng::Deserializer::from_str(text) {
+            Weigh(&mut left).deserialize(document).map_err(fail)?;
+        }
+    }
     serde_yaml_ng::Deserializer::from_str(text)
         .map(|document| {
             let mut value = serde_yaml_ng::Value::deserialize(document).map_err(fail)?;
@@ -240,6 +254,77 @@ fn json_key(key: serde_yaml_ng::Value) -> Result<String, String> {
         Yaml::Null | Yaml::Sequence(_) | Yaml::Mapping(_) | Yaml::Tagged(_) => {
             Err("a key must be a string".to_owned())
         }
+    }
+}
+
+/// Visits everything that a document comes to, and fails where that is too much.
+struct Weigh<'a>(&'a mut usize);
+
+impl Weigh<'_> {
+    fn take<E: de::Error>(&mut self, weight: usize) -> Result<(), E> {
+        let left = self.0.checked_sub(weight);
+        *self.0 = left.ok_or_else(|| E::custom("its aliases repeat too much"))?;
+        Ok(())
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Weigh<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Weigh<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_unit<E: de::Error>(mut self) -> Result<(), E> {
+        self.take(1)
+    }
+
+    fn visit_bool<E: de::Error>(mut self, _value: bool) -> Result<(), E> {
+        self.take(1)
+    }
+
+    fn visit_u64<E: de::Error>(mut self, _value: u64) -> Result<(), E> {
+        self.take(1)
+    }
+
+    fn visit_i64<E: de::Error>(mut self, _value: i64) -> Result<(), E> {
+        self.take(1)
+    }
+
+    fn visit_f64<E: de::Error>(mut self, _value: f64) -> Result<(), E> {
+        self.take(1)
+    }
+
+    fn visit_str<E: de::Error>(mut self, text: &str) -> Result<(), E> {
+        self.take(1 + text.len())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<(), A::Error> {
+        self.take(1)?;
+        while seq.next_element_seed(Weigh(self.0))?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        self.take(1)?;
+        while map.next_key_seed(Weigh(self.0))?.is_some() {
+            map.next_value_seed(Weigh(self.0))?;
+        }
+        Ok(())
+    }
+
+    fn visit_enum<A: EnumAccess<'de>>(mut self, tagged: A) -> Result<(), A::Error> {
+        self.take(1)?;
+        let (_tag, content) = tagged.variant::<String>()?;
+        content.newtype_variant_seed(Weigh(self.0))
     }
 }
 

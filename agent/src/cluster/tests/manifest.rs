@@ -150,3 +150,27 @@ fn a_bomb_of_aliases_is_refused() {
     check_error(&deep, Format::Yaml, 1, "");
     check_error(&deep, Format::Json, 1, "recursion limit");
 }
+
+#[test]
+fn aliases_are_followed_and_may_not_repeat_too_much() {
+    check(
+        "x: &x a\nname: *x\n---\ny: &y {name: b, z: 1.5, t: true}\n<<: *y\n",
+        Format::Yaml,
+        &[("a", 1), ("b", 4)],
+    );
+    // Some kilobytes that come to a terabyte.
+    let items = "x,".repeat(1 << 13);
+    let bomb = format!(
+        "a: &a [{items}]\nb: &b [{}]\nc: [{}]\n",
+        "*a,".repeat(1 << 13),
+        "*b,".repeat(1 << 13)
+    );
+    let text = "x".repeat(1 << 14);
+    let strings = format!("a: &a {text}\nb: [{}]\n", "*a,".repeat(1 << 13));
+    for bomb in [bomb, strings] {
+        for document in documents(&bomb, Format::Yaml) {
+            let error = document.objects().unwrap_err();
+            assert!(error.message.contains("aliases"), "{}", error.message);
+        }
+    }
+}
