@@ -21,6 +21,10 @@ pub(super) enum Content {
     Gone,
 }
 
+/// Finding the line of a problem costs a pass over its document: bytes that are passed
+/// over for one file. The problems after that are at the start of their objects.
+const SEARCHED: usize = 4 << 20;
+
 /// All files and the objects in them.
 #[derive(Debug)]
 pub(super) struct Files {
@@ -48,6 +52,8 @@ struct Parsed {
     problems: Vec<Problem>,
     /// Some of it can't be read at all.
     broken: bool,
+    /// Bytes that were passed over to find lines.
+    searched: usize,
 }
 
 impl Files {
@@ -194,9 +200,11 @@ impl Files {
         let converted = convert::object(&value, &self.trust_domain);
         let fate = self.fate(file, &converted);
         for FieldProblem { field, message } in &converted.problems {
+            let found = (parsed.searched < SEARCHED).then(|| document.line_of(&path.join(field)));
+            parsed.searched = parsed.searched.saturating_add(document.text().len());
             parsed.problems.push(Problem {
                 file: file.to_string(),
-                line: document.line_of(&path.join(field)),
+                line: found.unwrap_or(line),
                 kind: converted.kind.clone(),
                 object: converted.name.clone(),
                 field: field.to_string(),

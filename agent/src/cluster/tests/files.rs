@@ -1,5 +1,7 @@
 //! Several files, and what becomes of them.
 
+use std::fmt::Write as _;
+
 use super::*;
 use crate::model::NamespacedName;
 
@@ -215,4 +217,22 @@ fn enrolment_follows_the_namespaces_file() {
     let name = NamespacedName::new("default", "p");
     assert!(world.put("n.yaml", &namespace("enabled")).pods[&name].enrolled);
     assert!(!world.update("n.yaml", Content::Gone).pods[&name].enrolled);
+}
+
+#[test]
+fn of_very_many_problems_not_every_line_is_searched() {
+    let mut text = "kind: List\nitems:\n".to_owned();
+    for index in 0..1000 {
+        writeln!(
+            text,
+            "- {{apiVersion: fairlead.dev/v1alpha1, kind: MeshPolicy, metadata: {{name: p{index}}}, \
+             spec: {{x: 1}}}}"
+        )
+        .unwrap();
+    }
+    let found = problems(&World::of(&text));
+    assert_eq!(found.len(), 1000);
+    assert!(found.iter().any(|problem| problem.starts_with("a.yaml:3 ")));
+    let unlocated = found.iter().filter(|p| p.starts_with("a.yaml:1 "));
+    assert!(unlocated.count() > 900);
 }
