@@ -35,6 +35,11 @@ impl InboundPolicy {
         }
     }
 
+    /// It is of an enrolled pod of the table, rather than of one that nothing is known of.
+    pub fn is_known(&self) -> bool {
+        self.known
+    }
+
     /// Whether plaintext to this port is taken.
     pub fn mtls(&self, port: u16) -> MtlsMode {
         self.mtls.port(port).mode

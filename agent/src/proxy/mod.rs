@@ -201,12 +201,12 @@ impl Proxy {
 
     fn leave(&self, pod: Arc<LocalPod>, grace: Duration) {
         pod.leaving.cancel();
-        let pool = self.shared.pool.clone();
+        let shared = Arc::clone(&self.shared);
         self.shared.tasks.spawn(async move {
-            tokio::time::sleep(grace).await;
+            let _over = tokio::time::timeout(grace, follow_policy(&shared, &pod)).await;
             pod.close();
             // Idle tunnels would keep the pod's network namespace alive.
-            pool.forget(&pod.key());
+            shared.pool.forget(&pod.key());
         });
     }
 
@@ -279,12 +279,33 @@ async fn publish_policies(shared: Arc<Shared>) {
             pods.values().cloned().collect()
         };
         for pod in pods {
-            pod.publish(&table.inbound(&pod.pod.name));
+            publish(&table, &pod);
         }
         if tables.changed().await.is_err() {
             // No source of tables any more: what is in force stays so.
             std::future::pending::<()>().await;
         }
+    }
+}
+
+/// Publishes the policies of a pod that leaves, to the connections that it still has.
+async fn follow_policy(shared: &Shared, pod: &LocalPod) {
+    let mut tables = shared.tables.clone();
+    loop {
+        let table = Arc::clone(&tables.borrow_and_update());
+        publish(&table, pod);
+        if tables.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// The table does not know a pod that is about to leave: its last policy stays in force,
+/// so that it is drained rather than denied.
+fn publish(table: &Table, pod: &LocalPod) {
+    let policy = table.inbound(&pod.pod.name);
+    if policy.is_known() {
+        pod.publish(&policy);
     }
 }
 

@@ -331,6 +331,44 @@ async fn a_pod_leaves(mut world: World) {
 }
 
 #[tokio::test]
+async fn a_pod_that_leaves_the_mesh_is_drained_too() {
+    let mut world = World::new();
+    let (client, server) = (world.pod("client", 0), world.pod("server", 1));
+    let (listener, address) = server.listen();
+    echo(listener);
+    let mut stream = client.dial(address).await;
+    round_trip(&mut stream, b"before").await;
+    let mut left = (*server.pod).clone();
+    let _before = left
+        .labels
+        .insert("fairlead.dev/mesh".to_owned(), "disabled".to_owned());
+    world.apply(Object::Pod(left));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let proxy = world.nodes[1].proxy.clone();
+    proxy.remove_pod(&server.key(), Duration::from_millis(300));
+    round_trip(&mut stream, b"meanwhile").await;
+    expect_reset(&mut stream).await;
+    check_flow(&world.flow(1).await, Verdict::Forwarded, "pod_removed");
+}
+
+#[tokio::test]
+async fn a_policy_closes_what_a_pod_that_leaves_still_has() {
+    let mut world = World::new();
+    let (client, server) = (world.pod("client", 0), world.pod("server", 1));
+    let (listener, address) = server.listen();
+    echo(listener);
+    let mut stream = client.dial(address).await;
+    round_trip(&mut stream, b"before").await;
+    let proxy = world.nodes[1].proxy.clone();
+    proxy.remove_pod(&server.key(), Duration::from_mins(1));
+    round_trip(&mut stream, b"meanwhile").await;
+    world.apply(allow("server", "somebody-else"));
+    expect_reset(&mut stream).await;
+    let flow = world.flow(1).await;
+    check_flow(&flow, Verdict::Denied, "policy_denied: no_rule_allows");
+}
+
+#[tokio::test]
 async fn a_stopped_agent_is_not_taken_for_an_end() {
     let mut world = World::new();
     let (client, server) = (world.pod("client", 0), world.pod("server", 0));
