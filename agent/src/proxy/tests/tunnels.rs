@@ -198,7 +198,9 @@ async fn whoever_answers_must_be_the_expected_pod() {
     stream.write_all(b"secret").await.unwrap();
     expect_reset(&mut stream).await;
     let flow = world.flow(0).await;
-    check_flow(&flow, Verdict::Failed, "tunnel_failed: TLS");
+    let why =
+        "tunnel_failed: TLS: the peer is spiffe://cluster.local/ns/shop/sa/impostor, expected";
+    check_flow(&flow, Verdict::Failed, why);
     let dialled = tokio::time::timeout(Duration::from_millis(50), listener.accept());
     assert!(dialled.await.is_err());
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 
-use crate::identity::IdentityError;
+use crate::identity::{IdentityError, handshake_error};
 use crate::proxy::outcome::{ConnectError, Outcome};
 
 /// Why a tunnel to another node did not come to be.
@@ -19,7 +19,7 @@ pub(in crate::proxy) enum TunnelError {
     #[error("cannot reach the destination's node")]
     Connect(#[source] ConnectError),
     /// One of the two did not believe who the other is.
-    #[error("TLS: {0}")]
+    #[error("TLS: {}", handshake_error(&**.0))]
     Tls(Arc<io::Error>),
     /// The other node does not keep to HTTP/2, or went away.
     #[error("HTTP/2: {0}")]

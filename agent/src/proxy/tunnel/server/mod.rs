@@ -27,7 +27,7 @@ use super::hop::{EndHop, Hop};
 use super::io::TunnelIo;
 use super::lean::LeanStream;
 use crate::flow::{Direction, TlsState};
-use crate::identity::{ALPN_LEAN, PeerIdentity, peer_identity};
+use crate::identity::{ALPN_LEAN, PeerIdentity, handshake_error, peer_identity};
 use crate::model::canonical;
 use crate::proxy::dial;
 use crate::proxy::outcome::Outcome;
@@ -114,7 +114,7 @@ async fn secure(shared: &Shared, pod: &LocalPod, stream: TcpStream) -> Result<Se
     let hop = Hop::of(&stream)?;
     let acceptor = TlsAcceptor::from(credentials.server_config());
     let tls = acceptor.accept(TunnelIo::new(stream)).await;
-    let tls = tls.map_err(failed)?;
+    let tls = tls.map_err(|error| Outcome::Handshake(handshake_error(&error).into()))?;
     let (_io, common) = tls.get_ref();
     let proven = peer_identity(common);
     let proven = proven.ok_or_else(|| Outcome::Handshake("no identity".into()))?;
