@@ -17,7 +17,7 @@ use super::keepalive;
 use super::lean::LeanStream;
 use super::link::{Link, State};
 use super::pool::Pool;
-use crate::identity::{ALPN_LEAN, server_name};
+use crate::identity::{ALPN_LEAN, PeerIdentity, peer_identity, server_name};
 use crate::proxy::config::{Config, TunnelConfig};
 use crate::proxy::dial;
 use crate::proxy::network::PodNetwork;
@@ -34,7 +34,7 @@ pub(super) struct Dial {
 /// A connection that is set up, by what the two have agreed on.
 #[derive(Debug)]
 pub(super) enum Speaks {
-    Hbone(SendRequest<Bytes>, Box<Http2>, EndHop),
+    Hbone(SendRequest<Bytes>, Box<Http2>, EndHop, PeerIdentity),
     Lean(LeanStream),
 }
 
@@ -49,7 +49,10 @@ pub(super) async fn drive(
 ) {
     let config = pool.config();
     let (sender, connection, end) = match Box::pin(connect(&dial, config)).await {
-        Ok(Speaks::Hbone(sender, connection, end)) => (sender, connection, end),
+        Ok(Speaks::Hbone(sender, connection, end, peer)) => {
+            link.believe_until(peer.not_after);
+            (sender, connection, end)
+        }
         Ok(Speaks::Lean(stream)) => {
             pool.turn_lean(link, stream);
             let _connecting = publish.send_replace(State::Lean);
@@ -126,10 +129,12 @@ pub(super) async fn connect(dial: &Dial, config: &Config) -> Result<Speaks, Tunn
         if stream.get_ref().1.alpn_protocol() == Some(ALPN_LEAN) {
             return Ok(Speaks::Lean(LeanStream::new(stream.into())));
         }
+        // The handshake has verified it.
+        let peer = peer_identity(stream.get_ref().1).ok_or(TunnelError::Closed)?;
         let end = EndHop(Arc::new(hop));
         let handshake = builder(&config.tunnel).handshake::<_, Bytes>(stream);
         let (sender, connection) = handshake.await?;
-        Ok(Speaks::Hbone(sender, Box::new(connection), end))
+        Ok(Speaks::Hbone(sender, Box::new(connection), end, peer))
     };
     let secured = tokio::time::timeout(config.tunnel.handshake_timeout, secure).await;
     secured.map_err(|_elapsed| TunnelError::TimedOut)?

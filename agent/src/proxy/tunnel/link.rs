@@ -1,8 +1,8 @@
 //! One pooled HTTP/2 connection and the places on it.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use h2::client::SendRequest;
@@ -29,6 +29,8 @@ pub(super) struct Link {
     limit: AtomicUsize,
     /// Takes no new streams.
     retired: AtomicBool,
+    /// When the certificate that the peer has shown expires.
+    believed_until: OnceLock<SystemTime>,
     /// When its last stream ended.
     idle_since: Mutex<Instant>,
 }
@@ -51,8 +53,10 @@ pub(super) struct Lease(pub(super) Arc<Link>);
 impl Drop for Lease {
     fn drop(&mut self) {
         *lock(&self.0.idle_since) = Instant::now();
-        let before = self.0.load.fetch_sub(1, Ordering::AcqRel);
-        if before == 1 && self.0.retired.load(Ordering::Acquire) {
+        // One of this and `retire` must see what the other did, which takes one order of
+        // all four operations (SeqCst).
+        let before = self.0.load.fetch_sub(1, Ordering::SeqCst);
+        if before == 1 && self.0.retired.load(Ordering::SeqCst) {
             self.0.finished.notify_one();
         }
     }
@@ -73,6 +77,7 @@ impl Link {
             load: AtomicUsize::new(0),
             limit: AtomicUsize::new(limit),
             retired: AtomicBool::new(false),
+            believed_until: OnceLock::new(),
             idle_since: Mutex::new(Instant::now()),
         })
     }
@@ -80,16 +85,27 @@ impl Link {
     /// Gives a place on it. The caller holds the pool's lock, so that the last place is
     /// given once.
     pub(super) fn lease(self: &Arc<Self>) -> Lease {
-        let _before = self.load.fetch_add(1, Ordering::AcqRel);
+        let _before = self.load.fetch_add(1, Ordering::SeqCst);
         Lease(Arc::clone(self))
     }
 
     /// Takes no new streams; the driver closes it after the last.
     pub(super) fn retire(&self) {
-        self.retired.store(true, Ordering::Release);
+        self.retired.store(true, Ordering::SeqCst);
         if !self.has_streams() {
             self.finished.notify_one();
         }
+    }
+
+    /// Takes no new streams from then on, when the peer's certificate has expired.
+    pub(super) fn believe_until(&self, end: SystemTime) {
+        let _only_once = self.believed_until.set(end);
+    }
+
+    /// The certificate that the peer has shown is still valid, if it has shown one.
+    pub(super) fn is_believed(&self) -> bool {
+        let end = self.believed_until.get();
+        end.is_none_or(|end| SystemTime::now() < *end)
     }
 
     /// The peer takes no more streams than this.
@@ -98,7 +114,7 @@ impl Link {
     }
 
     pub(super) fn has_streams(&self) -> bool {
-        self.load.load(Ordering::Acquire) > 0
+        self.load.load(Ordering::SeqCst) > 0
     }
 
     /// It has had no stream for so long.
@@ -109,6 +125,7 @@ impl Link {
     pub(super) fn takes_more(&self, generation: u64) -> bool {
         !self.retired.load(Ordering::Acquire)
             && self.generation == generation
+            && self.is_believed()
             && self.load.load(Ordering::Acquire) < self.limit.load(Ordering::Relaxed)
     }
 }
@@ -116,4 +133,48 @@ impl Link {
 /// Locks; no code that can panic runs under the locks of this module.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{NamespacedName, SpiffeId, TrustDomain};
+    use crate::proxy::network::PodKey;
+
+    fn link() -> Arc<Link> {
+        let id = SpiffeId::new(TrustDomain("cluster.local".into()), "shop", "cart");
+        let pod = PodKey {
+            name: NamespacedName::new("shop", "cart"),
+            uid: "1".into(),
+        };
+        let key = Key {
+            source: id.clone(),
+            pod,
+            source_ip: None,
+            to: [10, 0, 0, 1].into(),
+            expected: id,
+        };
+        Link::new(key, 1, 2, watch::channel(State::Connecting).1)
+    }
+
+    #[test]
+    fn a_link_takes_streams_up_to_its_limit_and_of_its_certificate_only() {
+        let link = link();
+        assert!(link.takes_more(1) && !link.takes_more(2));
+        let leases = [link.lease(), link.lease()];
+        assert!(!link.takes_more(1));
+        drop(leases);
+        assert!(link.takes_more(1));
+        link.retire();
+        assert!(!link.takes_more(1));
+    }
+
+    #[test]
+    fn a_link_to_a_peer_whose_certificate_has_expired_takes_no_more() {
+        let (open, over) = (link(), link());
+        open.believe_until(SystemTime::now() + Duration::from_mins(1));
+        over.believe_until(SystemTime::now());
+        assert!(open.takes_more(1));
+        assert!(!over.takes_more(1));
+    }
 }

@@ -3,8 +3,8 @@
 //! ```text
 //!            open()                 ready            last lease gone, idle long
 //!  (nothing) ──────► Connecting ──────────► Ready ────────────────────────────► Closed
-//!                     │      │                │  certificate renewed, GOAWAY,
-//!                     ▼      ▼                ▼  peer gone
+//!                     │      │                │  certificate renewed, the peer's
+//!                     ▼      ▼                ▼  expired, GOAWAY, peer gone
 //!                  Failed   Lean           retired: takes no new stream, closes
 //!                            │             after its last one
 //!                            ▼
@@ -58,11 +58,11 @@ pub(in crate::proxy) struct Target {
 /// What makes two connections interchangeable.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key {
-    source: SpiffeId,
-    pod: PodKey,
-    source_ip: Option<IpAddr>,
-    to: IpAddr,
-    expected: SpiffeId,
+    pub(super) source: SpiffeId,
+    pub(super) pod: PodKey,
+    pub(super) source_ip: Option<IpAddr>,
+    pub(super) to: IpAddr,
+    pub(super) expected: SpiffeId,
 }
 
 /// An application's connection on a tunnel.
@@ -259,7 +259,7 @@ impl Pool {
             };
         }
         for old in &slot.links {
-            if old.generation != generation {
+            if old.generation != generation || !old.is_believed() {
                 old.retire();
             }
         }
