@@ -50,8 +50,13 @@ pub struct TunnelConfig {
     pub handshake_timeout: Duration,
     /// Set-ups in progress that one pod's tunnel listener serves; further ones wait.
     pub handshakes_per_pod: usize,
+    /// The same of one address, so that one peer can't keep the others out. More than
+    /// [`Self::handshakes_per_destination`] is of no use to a peer like this agent.
+    pub handshakes_per_source: usize,
     /// Set-ups that wait for that; further ones are reset.
     pub handshakes_waiting: usize,
+    /// The same of one address.
+    pub handshakes_waiting_per_source: usize,
     /// Set-ups in progress with one destination, on the dialling side.
     pub handshakes_per_destination: usize,
     /// Streams that this agent opens on one connection before it opens another.
@@ -101,7 +106,9 @@ impl Config {
                 port: 15008,
                 handshake_timeout: Duration::from_secs(10),
                 handshakes_per_pod: 256,
+                handshakes_per_source: 64,
                 handshakes_waiting: 4096,
+                handshakes_waiting_per_source: 1024,
                 handshakes_per_destination: 64,
                 streams_per_connection: 100,
                 max_concurrent_streams: 200,

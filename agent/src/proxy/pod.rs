@@ -4,12 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use http::HeaderValue;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::config::TunnelConfig;
 use super::network::{PodKey, PodNetwork};
 use super::permit::PodState;
+use super::tunnel::Arrivals;
 use crate::policy::InboundPolicy;
 use crate::state::Pod;
 
@@ -24,10 +25,8 @@ pub(super) struct LocalPod {
     pub(super) state: watch::Sender<PodState>,
     /// Cancelled when no new connection is to be taken.
     pub(super) leaving: CancellationToken,
-    /// Tunnels that are being set up.
-    pub(super) handshakes: Arc<Semaphore>,
-    /// Tunnels that are, or wait to be.
-    pub(super) arriving: Arc<Semaphore>,
+    /// Tunnels that are being set up, or wait to be.
+    pub(super) arrivals: Arc<Arrivals>,
     /// How its tunnels introduce it.
     pub(super) baggage: Option<HeaderValue>,
     own_ports: Vec<u16>,
@@ -47,10 +46,7 @@ impl LocalPod {
             network,
             state: watch::Sender::new(PodState { policy, closing }),
             leaving: CancellationToken::new(),
-            handshakes: Arc::new(Semaphore::new(config.handshakes_per_pod)),
-            arriving: Arc::new(Semaphore::new(
-                config.handshakes_per_pod + config.handshakes_waiting,
-            )),
+            arrivals: Arc::new(Arrivals::new(config)),
             baggage: None,
             own_ports,
         }

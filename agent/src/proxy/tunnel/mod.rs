@@ -24,5 +24,5 @@ mod stream;
 pub(super) use self::error::TunnelError;
 pub(super) use self::hbone::{Connect, baggage};
 pub(super) use self::pool::{Opened, Pool, Pooled, Target};
-pub(super) use self::server::serve;
+pub(super) use self::server::{Arrivals, serve};
 pub(super) use self::stream::HboneStream;

@@ -7,11 +7,12 @@ use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::{Connection, SendResponse};
 use http::{Request, StatusCode};
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
 use super::Tunnel;
+use super::arrivals::Place;
 use crate::proxy::config::TunnelConfig;
 use crate::proxy::dial;
 use crate::proxy::outcome::{ConnectError, Outcome};
@@ -41,7 +42,7 @@ pub(super) async fn run(
     tunnel: Tunnel,
     mut http2: Box<Connection<TlsStream<TunnelIo>, Bytes>>,
     end: EndHop,
-    mut place: Option<OwnedSemaphorePermit>,
+    mut place: Option<Place>,
 ) {
     let config = &tunnel.shared.config.tunnel;
     let pings = http2.ping_pong();

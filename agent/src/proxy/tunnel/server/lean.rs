@@ -1,9 +1,9 @@
 //! Requests that come one after the other, by the leaner protocol.
 
 use http::StatusCode;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::Tunnel;
+use super::arrivals::Place;
 use super::hbone::status;
 use crate::proxy::dial;
 use crate::proxy::outcome::Outcome;
@@ -14,11 +14,7 @@ use crate::proxy::tunnel::lean::{Code, LeanStream};
 
 /// Takes requests until the tunnel ends. Its place among the handshakes is given back
 /// with the first request: until then the peer has done nothing that costs it anything.
-pub(super) async fn run(
-    tunnel: Tunnel,
-    mut stream: LeanStream,
-    mut place: Option<OwnedSemaphorePermit>,
-) {
+pub(super) async fn run(tunnel: Tunnel, mut stream: LeanStream, mut place: Option<Place>) {
     let config = &tunnel.shared.config.tunnel;
     loop {
         let patience = if place.is_some() {

@@ -8,6 +8,7 @@
 //! Invariant: before a peer has proven who it is, it costs a bounded number of bytes for
 //! a bounded time, and one of a bounded number of places.
 
+mod arrivals;
 mod hbone;
 mod lean;
 
@@ -22,6 +23,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+pub(in crate::proxy) use self::arrivals::Arrivals;
 use super::hbone::Asked;
 use super::hop::{EndHop, Hop};
 use super::io::TunnelIo;
@@ -65,7 +67,7 @@ pub(in crate::proxy) async fn serve(
     address: SocketAddr,
 ) {
     let address = canonical(address);
-    let Ok(arriving) = Arc::clone(&pod.arriving).try_acquire_owned() else {
+    let Some(arrival) = pod.arrivals.admit(address.ip()) else {
         let _before = shared
             .counters
             .handshakes_shed
@@ -75,14 +77,12 @@ pub(in crate::proxy) async fn serve(
     };
     let limit = shared.config.tunnel.handshake_timeout;
     let secured = tokio::time::timeout(limit, async {
-        // Nobody closes it.
-        let place = Arc::clone(&pod.handshakes).acquire_owned().await;
+        let place = arrival.place().await;
         let secured = Box::pin(secure(&shared, &pod, stream)).await?;
-        Ok((secured, place.ok()))
+        Ok((secured, place))
     });
     let late = Outcome::Handshake("not done in time".into());
     let secured = secured.await.unwrap_or(Err(late));
-    drop(arriving);
     match secured {
         Ok((Secured { speaks, proven }, place)) => {
             let peer = Arc::new(Peer { address, proven });
