@@ -384,7 +384,7 @@ fn stamp(path: &Path) -> io::Result<Option<Stamp>> {
     Ok(age.is_ok_and(|age| age >= RACY).then_some(stamp))
 }
 
-/// A file's content; one that is no text is [`Content::Unreadable`].
+/// A file's content, if it is a file of a size that a manifest can have.
 pub(super) fn read(path: &Path) -> io::Result<Content> {
     let metadata = fs::metadata(path)?;
     if !metadata.is_file() {
@@ -397,6 +397,10 @@ pub(super) fn read(path: &Path) -> io::Result<Content> {
     let bytes = fs::read(path)?;
     Ok(match String::from_utf8(bytes) {
         Ok(text) => Content::Text(text),
-        Err(error) => Content::Unreadable(format!("is not UTF-8: {error}")),
+        Err(error) => {
+            let message = format!("is not UTF-8: {}", error.utf8_error());
+            let text = String::from_utf8_lossy(error.as_bytes()).into_owned();
+            Content::Garbled(message, text)
+        }
     })
 }

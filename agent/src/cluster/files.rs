@@ -17,6 +17,8 @@ pub(super) enum Content {
     Text(String),
     /// It is there and can't be read, because of this.
     Unreadable(String),
+    /// It is no text, because of this; what of it is one.
+    Garbled(String, String),
     /// It is not there any more.
     Gone,
 }
@@ -80,6 +82,17 @@ impl Files {
         let (problems, definitions) = match content {
             Content::Gone => (Vec::new(), Some(None)),
             Content::Unreadable(message) => (vec![of_file(file, 0, message)], None),
+            Content::Garbled(message, text) => {
+                let mut parsed = Parsed::default();
+                parsed.problems.push(of_file(file, 0, message));
+                let keep = self.defined_by.contains_key(file);
+                if !keep {
+                    for document in manifest::documents(&text, format(file)) {
+                        quarantine(file, &document, &mut parsed);
+                    }
+                }
+                (parsed.problems, (!keep).then_some(Some(parsed.objects)))
+            }
             Content::Text(text) => {
                 let parsed = self.parse(file, &text);
                 // With nothing good to fall back on, what can be read is better than nothing.

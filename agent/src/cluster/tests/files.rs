@@ -236,3 +236,21 @@ fn of_very_many_problems_not_every_line_is_searched() {
     let unlocated = found.iter().filter(|p| p.starts_with("a.yaml:1 "));
     assert!(unlocated.count() > 900);
 }
+
+#[test]
+fn a_policy_in_a_file_that_is_no_text_denies_its_namespace() {
+    let mut world = World::new();
+    let text = policy("allow", "ALLOW").replace("  name", "  namespace: shop\n  name");
+    let garbled = Content::Garbled("is not UTF-8".to_owned(), text);
+    let snapshot = world.update("a.yaml", garbled);
+    let policies: Vec<_> = snapshot.authorization_policies.values().collect();
+    assert_eq!(policies.len(), 1);
+    assert!(policies[0].invalid.is_some() && &*policies[0].name.namespace == "shop");
+    check_problems(
+        &snapshot,
+        &[
+            "a.yaml:0 : is not UTF-8",
+            "a.yaml:1 : seems to hold a policy: namespace shop is denied",
+        ],
+    );
+}
