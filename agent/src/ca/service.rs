@@ -54,7 +54,6 @@ impl Shared {
 
     pub(super) fn replace_authority(&self, authority: Arc<Authority>) {
         self.authority.store(Some(authority));
-        self.settings.certificates.forget();
     }
 
     pub(super) fn replace_tokens(&self, tokens: Arc<Tokens>) {
@@ -63,9 +62,8 @@ impl Shared {
 
     /// The TLS configuration for a connection to this local address.
     pub(super) fn tls_config(&self, local: IpAddr) -> Result<Arc<ServerConfig>, TlsError> {
-        let authority = self.authority.load();
-        let authority = authority.as_ref().ok_or(TlsError::Absent)?;
-        self.settings.certificates.config(authority, local)
+        let authority = self.authority.load_full().ok_or(TlsError::Absent)?;
+        self.settings.certificates.config(&authority, local)
     }
 
     /// The node that calls. Whatever is wrong, a caller learns no more than that it is.

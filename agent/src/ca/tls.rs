@@ -25,6 +25,8 @@ pub(super) struct ServerCertificates {
 
 #[derive(Debug)]
 struct Made {
+    /// Who signed it: where that is another one now, it is made anew.
+    authority: Arc<Authority>,
     config: Arc<ServerConfig>,
     from: SystemTime,
     until: SystemTime,
@@ -53,21 +55,16 @@ impl ServerCertificates {
         }
     }
 
-    /// The authority is another one: its certificates are made anew.
-    pub(super) fn forget(&self) {
-        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        made.clear();
-    }
-
     /// The configuration for connections to `address`.
     pub(super) fn config(
         &self,
-        authority: &Authority,
+        authority: &Arc<Authority>,
         address: IpAddr,
     ) -> Result<Arc<ServerConfig>, TlsError> {
         let now = self.clock.now();
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(made) = made.get(&address)
+            && Arc::ptr_eq(&made.authority, authority)
             && (made.from..made.until).contains(&now)
         {
             return Ok(Arc::clone(&made.config));
@@ -84,11 +81,32 @@ impl ServerCertificates {
         config.send_tls13_tickets = 0;
         let config = Arc::new(config);
         let kept = Made {
+            authority: Arc::clone(authority),
             config: Arc::clone(&config),
             from: now,
             until: now + life.unwrap_or_default() / 2,
         };
         made.insert(address, kept);
         Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::SystemClock;
+
+    #[test]
+    fn a_certificate_is_made_once_for_each_authority() {
+        let open = || Arc::new(Authority::open(tempfile::tempdir().unwrap().path()).unwrap());
+        let (first, second) = (open(), open());
+        let certificates = ServerCertificates::new(Vec::new(), Arc::new(SystemClock));
+        let config = |authority| {
+            let config = certificates.config(authority, [10, 0, 0, 1].into());
+            config.unwrap()
+        };
+        let (one, other) = (config(&first), config(&second));
+        assert!(!Arc::ptr_eq(&one, &other));
+        assert!(Arc::ptr_eq(&config(&second), &other));
     }
 }
