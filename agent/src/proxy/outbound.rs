@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 
 use super::dial;
 use super::outcome::Outcome;
-use super::permit::{Permit, Subject};
+use super::permit::{Permit, Subject, closed};
 use super::pod::LocalPod;
 use super::record::{ConnectionId, Near, Record};
 use super::relay::{Pair, TcpFar, relay};
@@ -53,7 +53,11 @@ pub(super) async fn serve(
     let peer = canonical(peer);
     let mut record = shared.begin(Direction::Outbound, ConnectionId::random());
     record.from(Some(&client.pod), peer, Some(&client.pod.identity));
-    let connected = connect(&shared, &client, &near, peer, &mut record).await;
+    let connected = tokio::select! {
+        biased;
+        outcome = closed(client.state.subscribe()) => Err(outcome),
+        connected = connect(&shared, &client, &near, peer, &mut record) => connected,
+    };
     let config = &shared.config;
     let near_is = Near::Client;
     let network = &*client.network;

@@ -120,7 +120,8 @@ impl Permit {
     }
 }
 
-async fn closed(mut pod: watch::Receiver<PodState>) -> Outcome {
+/// Waits until the pod is gone.
+pub(super) async fn closed(mut pod: watch::Receiver<PodState>) -> Outcome {
     // An error says that the sender is gone, and so the pod.
     let _gone = pod.wait_for(|state| state.closing).await.is_err();
     Outcome::PodRemoved

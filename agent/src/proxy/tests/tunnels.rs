@@ -356,6 +356,22 @@ async fn a_peer_that_stops_to_answer_is_gone() {
 }
 
 #[tokio::test]
+async fn an_attempt_ends_with_its_pod() {
+    let mut world = World::new();
+    let client = world.pod("client", 0);
+    // A node whose agent takes connections and says nothing.
+    let server = world.declare("server", 1, true);
+    let (mute, _) = app(SocketAddr::new(server.ips[0], 15008));
+    let mut stream = client.dial(SocketAddr::new(server.ips[0], 80)).await;
+    let _taken = soon(mute.accept()).await.unwrap();
+    let proxy = world.nodes[0].proxy.clone();
+    proxy.remove_pod(&client.key(), Duration::ZERO);
+    let end = tokio::time::timeout(Duration::from_secs(3), expect_reset(&mut stream));
+    end.await.expect("at once");
+    check_flow(&world.flow(0).await, Verdict::Failed, "pod_removed");
+}
+
+#[tokio::test]
 async fn the_future_of_a_connection_stays_small() {
     let mut world = World::new();
     let client = world.pod("client", 0);
