@@ -93,7 +93,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         rows: Vec::new(),
         warnings: Vec::new(),
     };
-    let envoy = plan.find_envoy(options, &directory)?;
+    let envoy = plan.find_envoy(options)?;
     report.setting.envoy_version = envoy.as_ref().map(|envoy| envoy.version.clone());
     measure(&plan, envoy.as_ref(), options, &mut report)?;
     ui::line(table::render(&report));
@@ -175,11 +175,11 @@ impl Plan {
         }
     }
 
-    fn find_envoy(&self, options: &Options, directory: &Path) -> Result<Option<Envoy>> {
+    fn find_envoy(&self, options: &Options) -> Result<Option<Envoy>> {
         if !self.contenders.contains(&Contender::Envoy) {
             return Ok(None);
         }
-        Envoy::find(options.envoy.as_deref(), &directory.join("envoy")).map(Some)
+        Envoy::find(options.envoy.as_deref(), &workspace::python_packages()).map(Some)
     }
 
     fn execute(&self, lab: &Lab, report: &mut Report, interrupt: &Interrupt) -> Result<()> {
