@@ -23,6 +23,7 @@ pub(crate) const TESTS: &[Test] = &[
     )
     .with(&["curl", "ab", "tcpdump"]),
     Test::node("faults::stopped_agents_fail_closed_until_cleanup", stopped).with(&["curl"]),
+    Test::node("faults::a_pod_that_changes_is_never_open", changing).with(&["python3", "tcpdump"]),
     Test::node("faults::the_authority_is_away_at_start", authority_away).with(&["curl"]),
     Test::node("faults::certificates_rotate_under_a_connection", rotation).with(&["python3"]),
     Test::node("faults::descriptors_run_out", descriptors_run_out).with(&["python3", "prlimit"]),
@@ -223,6 +224,52 @@ fn stopped() -> Result<()> {
         "after the cleanup it is as without a mesh"
     );
     Ok(())
+}
+
+/// Its identity and its addresses change while it dials on and on.
+fn changing() -> Result<()> {
+    let mesh = Mesh::up(&client_and_server())?;
+    let (client, server) = (mesh.pod("client"), mesh.pod("server"));
+    let _web = web(server)?;
+    let dial = "import select, socket, sys, time
+print('dialling', flush=True)
+while True:
+    s = socket.socket()
+    s.setblocking(False)
+    s.connect_ex((sys.argv[1], 8080))
+    if select.select([], [s], [], 0.05)[1]:
+        try:
+            s.sendall(b'GET / HTTP/1.0')
+        except OSError:
+            pass
+    s.close()
+    time.sleep(0.001)";
+    let capture = mesh.capture("changing")?;
+    let address = server.ip4.to_string();
+    let mut dialling = client.spawn("dial", &["python3", "-uc", dial, &address])?;
+    dialling.wait_for("dialling", SOON)?;
+    for number in 0..16 {
+        let mut object = client.manifest();
+        let identity = format!("changed-{number}");
+        object["spec"]["serviceAccountName"] = identity.as_str().into();
+        if number % 2 == 1 {
+            let only = serde_json::json!([{"ip": client.ip4}]);
+            object["status"]["podIPs"] = only;
+        }
+        mesh.world.manifests().apply(&object)?;
+        until("the change", SOON, || {
+            let status = mesh.agent("a").status().ok()?;
+            let pod = status["pods"].as_array()?.first()?;
+            let changed = pod["identity"].as_str()?.ends_with(&identity);
+            (changed && pod["state"] == "enrolled").then_some(())
+        })?;
+    }
+    dialling.kill();
+    let plain = capture.stop()?.plaintext_streams();
+    ensure!(plain.is_empty(), "it was open for a moment: {plain:?}");
+    until("traffic", LONG, || {
+        works(client, &url(server)).then_some(())
+    })
 }
 
 fn authority_away() -> Result<()> {
