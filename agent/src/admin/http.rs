@@ -24,6 +24,9 @@ use crate::flow::FlowMetrics;
 const CONNECTIONS: usize = 64;
 /// A client must have sent its request's head within this time.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection ends after this time: one that does not read would keep its place, and
+/// the probes of this agent out.
+const CONNECTION_TIMEOUT: Duration = Duration::from_mins(1);
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The HTTP side, bound and ready to run.
@@ -80,13 +83,16 @@ async fn serve(stream: TcpStream, state: Arc<State>) {
         let response = respond(&state, request.method(), request.uri().path());
         async move { Ok::<_, Infallible>(response) }
     });
-    let served = hyper::server::conn::http1::Builder::new()
+    let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
-    if let Err(error) = served {
-        tracing::debug!(%error, "a connection to the metrics address ended early");
+        .serve_connection(TokioIo::new(stream), service);
+    match tokio::time::timeout(CONNECTION_TIMEOUT, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "a connection to the metrics address ended early");
+        }
+        Err(_elapsed) => tracing::debug!("a connection to the metrics address was cut off"),
     }
 }
 
