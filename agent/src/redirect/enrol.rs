@@ -18,7 +18,7 @@ use super::netns::Netns;
 use super::network::Network;
 use super::plan::{self, Plan};
 use super::sys::Abi;
-use super::{RedirectError, Redirector, pins, sock_diag};
+use super::{RedirectError, Redirector, cgroup, pins, sock_diag};
 use crate::model::NamespacedName;
 use crate::state::Pod;
 
@@ -48,6 +48,9 @@ pub struct Enrolled {
     pub existing: Vec<ExistingConnection>,
     /// How many of them were closed, as the pod asked for.
     pub closed: usize,
+    /// Processes in its namespace that are not below [`super::Config::cgroup`]: their
+    /// connections are not redirected.
+    pub unseen: Vec<u32>,
 }
 
 /// A connection from before the enrolment.
@@ -289,6 +292,7 @@ impl Redirector {
             },
             existing,
             closed,
+            unseen: cgroup::unseen(&self.config.cgroup, netns.identity()),
         })
     }
 

@@ -63,6 +63,11 @@ impl Netns {
         self.cookie
     }
 
+    /// Device and inode of its file.
+    pub(super) fn identity(&self) -> (u64, u64) {
+        self.identity
+    }
+
     /// Where it was opened.
     pub(super) fn path(&self) -> &Path {
         &self.path

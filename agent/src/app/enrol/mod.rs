@@ -179,6 +179,14 @@ impl Enroller {
             self.redirector.hold(&pod.name);
             return Err(error.into());
         }
+        if !enrolled.unseen.is_empty() {
+            tracing::warn!(
+                pod = %pod.name,
+                processes = ?enrolled.unseen,
+                "processes in the pod's network namespace are not below --cgroup: what they dial \
+                 bypasses the mesh"
+            );
+        }
         tracing::info!(
             pod = %pod.name,
             identity = %pod.identity,

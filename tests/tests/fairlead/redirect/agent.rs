@@ -99,7 +99,11 @@ fn obey(redirector: &mut Redirector, command: &Value) -> Result<Value> {
     Ok(match command["do"].as_str().context("what to do")? {
         "enrol" => {
             let enrolled = redirector.enrol(&pod(argument)?)?;
-            let answer = json!({ "existing": enrolled.existing, "closed": enrolled.closed });
+            let answer = json!({
+                "existing": enrolled.existing,
+                "closed": enrolled.closed,
+                "unseen": enrolled.unseen,
+            });
             serve(enrolled);
             answer
         }

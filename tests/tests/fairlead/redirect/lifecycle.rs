@@ -1,5 +1,7 @@
 //! Agents that die, return, hand over and leave.
 
+use std::os::unix::fs::MetadataExt as _;
+
 use anyhow::{Context, Result, bail, ensure};
 use fairlead::model::NodeName;
 use fairlead::redirect::{self, Outcome, Scope};
@@ -277,7 +279,18 @@ fn elsewhere() -> Result<()> {
     let pod = node.pod("pod")?;
     node.attach = Some(pod.cgroup().to_owned());
     drop(node.start_agent()?);
-    drop(node.enrol(&pod, &json!({}))?);
+    let _seen = pod.spawn("seen", &["sleep", "60"])?;
+    let net = format!("--net={}", pod.netns().display());
+    let host = &node.world.node("a").host;
+    let stray = host.spawn("stray", &["nsenter", &net, "sleep", "60"])?;
+    let inode = |path: String| Some(std::fs::metadata(path).ok()?.ino());
+    until("the stray to be inside", SOON, || {
+        let found = inode(format!("/proc/{}/ns/net", stray.pid()))?;
+        (Some(found) == inode(pod.netns().display().to_string())).then_some(())
+    })?;
+    // What no hook sees is said.
+    let enrolled = node.enrol(&pod, &json!({}))?;
+    ensure!(enrolled["unseen"] == json!([stray.pid()]), "{enrolled}");
     meshed(&pod)?;
     both_ways(&node, &pod)?;
     node.agent.take().context("it runs")?.kill();
