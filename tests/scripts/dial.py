@@ -16,6 +16,8 @@ import time
 SO_BINDTODEVICE = getattr(socket, "SO_BINDTODEVICE", 25)
 TCP_FASTOPEN_CONNECT = 30
 MSG_FASTOPEN = 0x20000000
+# Seconds; longer on emulated processors.
+LIMIT = 10 * int(os.environ.get("FAIRLEAD_PATIENCE", "1"))
 
 
 def family(host):
@@ -24,7 +26,7 @@ def family(host):
 
 def new(host):
     connection = socket.socket(family(host), socket.SOCK_STREAM)
-    connection.settimeout(10)
+    connection.settimeout(LIMIT)
     return connection
 
 
@@ -82,7 +84,7 @@ def nonblocking(host, port):
     assert writable, "never writable"
     assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
     connection.setblocking(True)
-    connection.settimeout(10)
+    connection.settimeout(LIMIT)
     verify(connection, host, port)
 
 
@@ -137,7 +139,7 @@ def reused(host, port):
 
 def mapped(host, port):
     connection = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
-    connection.settimeout(10)
+    connection.settimeout(LIMIT)
     connection.connect(("::ffff:" + host, port))
     verify(connection, "::ffff:" + host, port)
 
@@ -148,7 +150,7 @@ def multipath(host, port):
         connection = socket.socket(family(host), socket.SOCK_STREAM, 262)
     except OSError:
         return
-    connection.settimeout(10)
+    connection.settimeout(LIMIT)
     connection.connect((host, port))
     line(connection)
     connection.sendall(b"x")
