@@ -41,10 +41,10 @@ const VM_LIMIT: Duration = Duration::from_mins(40);
 /// How many times longer the tests' own time limits are there.
 const VM_PATIENCE: &str = "8";
 
-/// Tests that are left out there unless the filter names them in full: they put load on the proxy, which no
-/// kernel changes, and take an emulated processor many minutes. `curl_and_nginx` stays, and the redirection's own
+/// Tests that are left out there unless the filter names them in full: they put load on the proxy or
+/// test its protocol, which no kernel changes, and take an emulated processor many minutes. `curl_and_nginx` stays, and the redirection's own
 /// test of many connections.
-const NOT_IN_VM: [&str; 7] = [
+const NOT_IN_VM: [&str; 9] = [
     "applications::a_gibibyte_each_way_is_intact",
     "applications::grpc",
     "applications::no_connection_is_crossed",
@@ -52,6 +52,8 @@ const NOT_IN_VM: [&str; 7] = [
     "applications::redis",
     "applications::ten_thousand_short_connections",
     "applications::websocket",
+    "envoy::envoy_answers_a_meshed_pod",
+    "envoy::envoy_dials_a_meshed_pod",
 ];
 
 /// Variables that tests under another kernel see too.
