@@ -211,6 +211,8 @@ impl Outcome {
             Self::Denied { reason, .. } => denied(*reason),
             Self::DeniedByPeer(None) => "policy_denied: by the destination's node".into(),
             Self::DeniedByPeer(Some(why)) => {
+                // Its own reason begins with the same word.
+                let why = why.strip_prefix("policy_denied: ").unwrap_or(why);
                 format!("policy_denied: by the destination's node: {why}").into()
             }
             Self::IdentityMismatch => "identity_mismatch".into(),
