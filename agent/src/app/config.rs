@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::args::{AgentArgs, CaArgs, KernelArgs};
+use super::args::{AgentArgs, CaArgs, KernelArgs, TunnelProtocol};
 use crate::model::{NodeName, TrustDomain};
 use crate::{ca, cluster, identity, proxy, redirect};
 
@@ -46,7 +46,7 @@ impl AgentConfig {
                 ca_root: args.ca_root,
                 cluster_id: "Kubernetes".to_owned(),
                 ttl: args.certificate_ttl,
-                alpn: vec![identity::ALPN_LEAN.to_vec(), identity::ALPN_HBONE.to_vec()],
+                alpn: protocols(args.tunnel),
                 clock: Arc::new(identity::SystemClock),
             },
             proxy: proxy::Config {
@@ -138,6 +138,16 @@ pub(super) fn ca_config(args: CaArgs, source: &cluster::dir::Source) -> anyhow::
 }
 
 /// The name, if an identity can be made with it.
+/// What is offered and taken by ALPN, the preferred first. HBONE always: it is what every
+/// peer speaks.
+fn protocols(preferred: TunnelProtocol) -> Vec<Vec<u8>> {
+    let hbone = identity::ALPN_HBONE.to_vec();
+    match preferred {
+        TunnelProtocol::Hbone => vec![hbone],
+        TunnelProtocol::Lean => vec![identity::ALPN_LEAN.to_vec(), hbone],
+    }
+}
+
 fn trust_domain(name: &str) -> anyhow::Result<TrustDomain> {
     let probe = format!("spiffe://{name}/ns/a/sa/a");
     let id: crate::model::SpiffeId = probe
