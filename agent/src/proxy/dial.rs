@@ -75,6 +75,15 @@ pub(super) fn send_on_close(stream: &TcpStream) {
     }
 }
 
+/// Ends a connection whose peer acknowledges nothing for so long, also after its close: a
+/// peer whose node is gone must not keep the pod's network namespace. Only for a peer
+/// that always reads.
+pub(super) fn give_up_after(stream: &TcpStream, limit: Duration) {
+    if let Err(error) = SockRef::from(stream).set_tcp_user_timeout(Some(limit)) {
+        tracing::debug!(%error, "a silent peer is waited for as long as the kernel likes");
+    }
+}
+
 /// Ends a connection with a RST: what waits to be sent is discarded, and the peer's next
 /// call says so.
 pub(super) fn reset(stream: TcpStream) {

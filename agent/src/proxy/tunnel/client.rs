@@ -132,6 +132,7 @@ pub(super) async fn connect(dial: &Dial, config: &Config) -> Result<Speaks, Tunn
         // The handshake has verified it.
         let peer = peer_identity(stream.get_ref().1).ok_or(TunnelError::Closed)?;
         let end = EndHop(Arc::new(hop));
+        dial::give_up_after(stream.get_ref().0.stream(), config.tunnel.ping_interval);
         let handshake = builder(&config.tunnel).handshake::<_, Bytes>(stream);
         let (sender, connection) = handshake.await?;
         Ok(Speaks::Hbone(sender, Box::new(connection), end, peer))

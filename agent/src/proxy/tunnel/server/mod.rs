@@ -122,6 +122,7 @@ async fn secure(shared: &Shared, pod: &LocalPod, stream: TcpStream) -> Result<Se
         Speaks::Lean(LeanStream::new(tls.into()))
     } else {
         let end = EndHop(Arc::new(hop));
+        dial::give_up_after(tls.get_ref().0.stream(), config.ping_interval);
         let http2 = hbone::builder(config).handshake(tls).await;
         Speaks::Hbone(Box::new(http2.map_err(failed)?), end)
     };
