@@ -104,17 +104,7 @@ const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_int = 21;
 ///
 /// The caller has checked that the map's key and value have these sizes.
 pub(super) fn map_get<K: Shared, V: Shared>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
-    let mut value = MaybeUninit::<V>::uninit();
-    match map_command(BPF_MAP_LOOKUP_ELEM, map, key, value.as_mut_ptr().cast()) {
-        Ok(()) => {
-            // SAFETY: the kernel has written the whole value.
-            #[expect(unsafe_code, reason = "the kernel fills the value")]
-            let value = unsafe { value.assume_init() };
-            Ok(Some(value))
-        }
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
-        Err(error) => Err(error),
-    }
+    map_read(BPF_MAP_LOOKUP_ELEM, map, key)
 }
 
 /// Removes a key and returns its value, in one step. The same conditions hold as for
@@ -123,8 +113,16 @@ pub(super) fn map_take<K: Shared, V: Shared>(
     map: BorrowedFd<'_>,
     key: &K,
 ) -> io::Result<Option<V>> {
+    map_read(BPF_MAP_LOOKUP_AND_DELETE_ELEM, map, key)
+}
+
+/// A command that returns the value of a key.
+fn map_read<K: Shared, V: Shared>(
+    command: libc::c_int,
+    map: BorrowedFd<'_>,
+    key: &K,
+) -> io::Result<Option<V>> {
     let mut value = MaybeUninit::<V>::uninit();
-    let command = BPF_MAP_LOOKUP_AND_DELETE_ELEM;
     match map_command(command, map, key, value.as_mut_ptr().cast()) {
         Ok(()) => {
             // SAFETY: the kernel has written the whole value.
