@@ -113,7 +113,7 @@ pub(super) fn ca_source(args: &CaArgs) -> anyhow::Result<cluster::dir::Config> {
 }
 
 /// The certificate authority's.
-pub(super) fn ca_config(args: CaArgs, source: &cluster::dir::Source) -> anyhow::Result<ca::Config> {
+pub(super) fn ca_config(args: CaArgs, source: &cluster::Source) -> anyhow::Result<ca::Config> {
     let config = ca::Config {
         listen: args.listen,
         root: args.root.0,

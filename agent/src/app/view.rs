@@ -12,7 +12,7 @@ use crate::admin::{
     CertificateRow, FlowStatus, KernelFeature, KernelStatus, PodState, PodStatus, Severity,
     SourceStatus, Status, StatusProblem, View,
 };
-use crate::cluster::dir::Health;
+use crate::cluster::Health;
 use crate::flow::FlowSender;
 use crate::identity::{CertificateState, CertificateStatus, Identities};
 use crate::policy::Table;

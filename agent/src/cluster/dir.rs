@@ -20,11 +20,11 @@ use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
-use serde::Serialize;
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 
 use super::files::{Content, Files};
+use super::source::{Health, Source, SourceError};
 use crate::model::TrustDomain;
 use crate::state::{Change, ObjectKind, Problem, Snapshot, Writer};
 
@@ -35,43 +35,6 @@ pub struct Config {
     pub path: PathBuf,
     /// Of the identities that its pods have.
     pub trust_domain: TrustDomain,
-}
-
-/// A running source.
-#[derive(Clone, Debug)]
-pub struct Source {
-    /// The state. Revision 0 means that the directory has not been read yet.
-    pub snapshots: watch::Receiver<Snapshot>,
-    /// How the source is.
-    pub health: watch::Receiver<Health>,
-}
-
-/// How a source is.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Health {
-    /// Such as `dir:/etc/fairlead/manifests`.
-    pub source: String,
-    /// The last attempt to read it succeeded.
-    pub healthy: bool,
-    /// When it was last read.
-    pub last_sync: Option<Timestamp>,
-    /// The last error; it may be over.
-    pub last_error: Option<SourceError>,
-    /// Changes are noticed at once; else within seconds.
-    pub watching: bool,
-    /// Objects in force, by kind.
-    pub objects: BTreeMap<&'static str, usize>,
-    /// How many problems the state has.
-    pub problems: usize,
-}
-
-/// Something that went wrong with a source.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct SourceError {
-    /// When.
-    pub time: Timestamp,
-    /// What.
-    pub message: String,
 }
 
 /// Quiet for so long, and an edit is taken to be complete.

@@ -12,12 +12,14 @@ pub mod convert;
 pub mod dir;
 mod field;
 mod files;
+pub mod kube;
 mod lint;
 mod manifest;
+mod source;
 
 #[cfg(test)]
 mod tests;
 
-pub use dir::{Health, SourceError};
 pub use field::{FieldPath, FieldProblem, Segment};
 pub use lint::lint;
+pub use source::{Health, Source, SourceError};

@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::*;
-use crate::cluster::dir::{Config, Source, start};
+use crate::cluster::Source;
+use crate::cluster::dir::{Config, start};
 use crate::cluster::lint;
 
 fn pod(name: &str, ip: &str) -> String {
