@@ -257,7 +257,16 @@ fn crowded() -> Result<()> {
     let mut node = Node::without_agent()?;
     let host = &node.world.node("a").host;
     let (cgroup, netns) = (host.cgroup().to_owned(), host.netns());
-    let _neighbour = host.spawn("neighbour", &["sleep", "60"])?;
+    let sleeper = host.spawn("neighbour", &["sleep", "60"])?;
+    let neighbour = sleeper.pid().to_string();
+    // A process goes into its cgroup after it was started.
+    until("the neighbour to be there", SOON, || {
+        let processes = std::fs::read_to_string(cgroup.join("cgroup.procs")).ok()?;
+        processes
+            .lines()
+            .any(|line| line == neighbour)
+            .then_some(())
+    })?;
     drop(node.start_agent()?);
     let status = node.tell("status", &Value::Null)?;
     let own = status["agent_cgroup"].as_str().unwrap_or_default();
