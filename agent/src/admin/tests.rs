@@ -16,7 +16,7 @@ use super::{
 use crate::flow::{Filter, FlowEvent, FlowHub, FlowMetrics, FlowSender, Verdict, queue};
 use crate::model::{NamespacedName, SpiffeId, TrustDomain};
 use crate::policy::Table;
-use crate::state::{Pod, PodPhase, Service, ServicePort, Snapshot};
+use crate::state::{Dict, Pod, PodPhase, Service, ServicePort, Snapshot};
 
 /// A view that nothing moves.
 #[derive(Debug)]
@@ -93,11 +93,12 @@ pub(crate) fn pod(namespace: &str, name: &str, ip: &str) -> Pod {
         node: None,
         ips: vec![ip.parse().unwrap()],
         identity: SpiffeId::new(TrustDomain("cluster.local".into()), namespace, "web"),
-        labels: [].into(),
-        container_ports: [].into(),
+        labels: Dict::default(),
+        container_ports: Dict::default(),
         workload: "web".into(),
         phase: PodPhase::Running,
         ready: true,
+        terminating: false,
         host_network: false,
         enrolled: true,
         netns: None,
@@ -122,7 +123,7 @@ fn snapshot() -> Snapshot {
             target: crate::state::TargetPort::Number(80),
             app_protocol: None,
         }],
-        selector: [].into(),
+        selector: Dict::default(),
         publish_not_ready: false,
     };
     drop(

@@ -84,8 +84,7 @@ impl Table {
             return false;
         };
         if !service.selector.is_empty() {
-            let labelled = |(key, value)| pod.labels.get(key) == Some(value);
-            return service.selector.iter().all(labelled);
+            return pod.labels.contains(&service.selector);
         }
         let ports = service.ports.iter();
         ports

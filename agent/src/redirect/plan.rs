@@ -94,7 +94,7 @@ mod tests {
 
     use super::*;
     use crate::model::{NamespacedName, SpiffeId, TrustDomain};
-    use crate::state::PodPhase;
+    use crate::state::{Dict, PodPhase};
 
     fn pod() -> Pod {
         Pod {
@@ -103,13 +103,14 @@ mod tests {
             node: None,
             ips: vec!["fd00::1".parse().unwrap(), "10.0.0.1".parse().unwrap()],
             identity: SpiffeId::new(TrustDomain("t".into()), "shop", "web"),
-            labels: std::collections::BTreeMap::new(),
+            labels: Dict::default(),
             workload: Arc::from("web"),
             phase: PodPhase::Running,
             ready: true,
+            terminating: false,
             host_network: false,
             enrolled: true,
-            container_ports: std::collections::BTreeMap::default(),
+            container_ports: Dict::default(),
             netns: None,
             exclude_outbound_ports: Vec::new(),
             exclude_outbound_cidrs: Vec::new(),

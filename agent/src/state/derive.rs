@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::claims;
 use super::endpoints;
 use super::objects::{Endpoint, Pod};
 use super::{Snapshot, Writer};
@@ -14,11 +15,16 @@ impl Writer {
     pub(super) fn selecting(&self, pods: &[Arc<Pod>]) -> BTreeSet<NamespacedName> {
         let mut found = BTreeSet::new();
         for pod in pods {
-            let services = Snapshot::in_namespace(&self.snapshot.services, &pod.name.namespace);
-            let selecting = services.filter(|(name, service)| {
-                !self.slices.contains_key(*name) && endpoints::selects(service, pod)
+            let namespace = &pod.name.namespace;
+            let derived = self
+                .derived
+                .range(NamespacedName::new(Arc::clone(namespace), "")..)
+                .take_while(|name| name.namespace == *namespace);
+            let selecting = derived.filter(|name| {
+                let service = self.snapshot.services.get(*name);
+                service.is_some_and(|service| endpoints::selects(service, pod))
             });
-            found.extend(selecting.map(|(name, _)| name.clone()));
+            found.extend(selecting.cloned());
         }
         found
     }
@@ -26,15 +32,22 @@ impl Writer {
     /// The Services that select a pod whose claim to one of the addresses may come
     /// into force, or be out of force, by what happens to another's claim.
     pub(super) fn services_of_claimants(&self, ips: &BTreeSet<IpAddr>) -> BTreeSet<NamespacedName> {
-        let contested = ips
-            .iter()
-            .filter_map(|ip| self.claims.get(ip))
-            .filter(|claims| !claims.is_empty());
-        let names = contested.flat_map(|claims| claims.pods.iter().chain(&claims.host_pods));
-        let pods: Vec<Arc<Pod>> = names
-            .filter_map(|name| self.snapshot.pods.get(name).cloned())
+        let claimants = ips.iter().flat_map(|ip| self.claimants(*ip).into_owned());
+        let pods: Vec<Arc<Pod>> = claimants
+            .filter_map(|claimant| self.snapshot.pods.get(claimant.pod()?).cloned())
             .collect();
         self.selecting(&pods)
+    }
+
+    /// Writes down whether a Service's endpoints follow from the labels of pods.
+    pub(super) fn note_derived(&mut self, name: &NamespacedName) {
+        let service = self.snapshot.services.get(name);
+        let selects = service.is_some_and(|service| !service.selector.is_empty());
+        if selects && !self.slices.contains_key(name) {
+            self.derived.insert(name.clone());
+        } else {
+            self.derived.remove(name);
+        }
     }
 
     /// The endpoints at `ips`, of these Services with derived endpoints, anew.
@@ -94,10 +107,9 @@ impl Writer {
 
     /// The pods that answer at an address: its owner, or the node's own pods.
     pub(super) fn owners(&self, ip: IpAddr) -> impl Iterator<Item = &Arc<Pod>> {
-        let claims = self.claims.get(&ip);
-        let names = claims
+        let owners = claims::owners(&self.claimants(ip), &self.snapshot);
+        owners
             .into_iter()
-            .flat_map(|claims| claims.sole_pod().into_iter().chain(&claims.host_pods));
-        names.filter_map(|name| self.snapshot.pods.get(name))
+            .filter_map(move |name| self.snapshot.pods.get(&name))
     }
 }

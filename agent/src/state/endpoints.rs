@@ -1,6 +1,6 @@
 //! Which addresses serve a port of a Service.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -8,10 +8,9 @@ use super::objects::{Endpoint, EndpointSlice, Pod, PodPhase, Service, ServicePor
 
 /// The Service's selector chooses the pod.
 pub(super) fn selects(service: &Service, pod: &Pod) -> bool {
-    let labelled = |(key, value)| pod.labels.get(key) == Some(value);
     !service.selector.is_empty()
         && service.name.namespace == pod.name.namespace
-        && service.selector.iter().all(labelled)
+        && pod.labels.contains(&service.selector)
 }
 
 /// The pod's endpoint at one of its addresses; `None` where it doesn't serve the port.
@@ -36,11 +35,8 @@ pub(super) fn of_pod(
 }
 
 /// The endpoints of one port from the Service's own slices.
-pub(super) fn of_slices(
-    port: &ServicePort,
-    slices: &BTreeMap<Arc<str>, EndpointSlice>,
-) -> Arc<[Endpoint]> {
-    let endpoints = slices.values().flat_map(|slice| {
+pub(super) fn of_slices(port: &ServicePort, slices: &[EndpointSlice]) -> Arc<[Endpoint]> {
+    let endpoints = slices.iter().flat_map(|slice| {
         let named = slice.ports.iter().filter(|(name, _)| *name == port.name);
         named.flat_map(|&(_, number)| {
             let endpoint = move |&(ip, ready)| Endpoint {

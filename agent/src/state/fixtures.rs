@@ -1,6 +1,5 @@
 //! Objects for tests, here and in the modules that use the state.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -8,10 +7,10 @@ use super::{
     Change, MESH_LABEL, Namespace, Object, ObjectKey, ObjectKind, Origin, Pod, PodPhase, Service,
     ServicePort, Snapshot, TargetPort, Writer,
 };
-use crate::model::{NamespacedName, SpiffeId, TrustDomain};
+use crate::model::{NamespacedName, NodeName, SpiffeId, TrustDomain};
 
 /// Labels of pairs.
-pub(crate) fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+pub(crate) fn labels<T: FromIterator<(String, String)>>(pairs: &[(&str, &str)]) -> T {
     let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
     pairs.iter().map(owned).collect()
 }
@@ -20,6 +19,11 @@ pub(crate) fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 pub(crate) fn name(text: &str) -> NamespacedName {
     let (namespace, name) = text.split_once('/').unwrap();
     NamespacedName::new(namespace, name)
+}
+
+/// A node of this name.
+pub(crate) fn node(name: &str) -> NodeName {
+    NodeName(name.into())
 }
 
 /// An address.
@@ -43,9 +47,10 @@ pub(crate) fn pod(text: &str, ips: &[&str]) -> Pod {
         workload: Arc::clone(&name.name),
         phase: PodPhase::Running,
         ready: true,
+        terminating: false,
         host_network: false,
         enrolled: false,
-        container_ports: BTreeMap::from([("http".into(), 8080)]),
+        container_ports: [("http", 8080_u16)].into_iter().collect(),
         netns: None,
         exclude_outbound_ports: Vec::new(),
         exclude_outbound_cidrs: Vec::new(),

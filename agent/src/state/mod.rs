@@ -7,7 +7,9 @@
 mod change;
 mod claims;
 mod derive;
+mod dict;
 mod endpoints;
+mod intern;
 mod objects;
 mod problems;
 mod snapshot;
@@ -20,6 +22,7 @@ pub(crate) mod fixtures;
 mod tests;
 
 pub use change::{Change, Object, ObjectKey, ObjectKind, Origin};
+pub use dict::Dict;
 pub use objects::{
     Action, AuthorizationPolicy, Endpoint, EndpointSlice, From, MeshPolicy, MtlsMode, Namespace,
     Pod, PodPhase, PolicyScope, Problem, Rule, Selector, Service, ServicePort, StringMatch,

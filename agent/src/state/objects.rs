@@ -8,6 +8,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::dict::Dict;
 use crate::model::{NamespacedName, NodeName, SpiffeId};
 
 /// A namespace and its labels.
@@ -47,20 +48,22 @@ pub struct Pod {
     /// Who it is to its peers.
     pub identity: SpiffeId,
     /// `metadata.labels`.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Dict<Arc<str>>,
     /// The owning workload's name, such as the Deployment's, else the pod's own.
     pub workload: Arc<str>,
     /// Life-cycle phase.
     pub phase: PodPhase,
     /// All its containers are ready and it is not being deleted.
     pub ready: bool,
+    /// It is being deleted: its address may be given to another pod before it is gone.
+    pub terminating: bool,
     /// It runs in the node's own network namespace, and so is never meshed.
     pub host_network: bool,
     /// The mesh is to carry its traffic (labels of namespace and pod, not `host_network`,
     /// running, with an address).
     pub enrolled: bool,
     /// Named TCP ports of its containers, for a Service's `targetPort` by name.
-    pub container_ports: BTreeMap<Arc<str>, u16>,
+    pub container_ports: Dict<u16>,
     /// Annotation `fairlead.dev/netns`.
     pub netns: Option<PathBuf>,
     /// Annotation `fairlead.dev/exclude-outbound-ports`.
@@ -84,7 +87,7 @@ pub struct Service {
     /// `spec.ports`, TCP only.
     pub ports: Vec<ServicePort>,
     /// `spec.selector`; empty where its EndpointSlices are written by hand.
-    pub selector: BTreeMap<String, String>,
+    pub selector: Dict<Arc<str>>,
     /// `spec.publishNotReadyAddresses`.
     pub publish_not_ready: bool,
 }
@@ -181,10 +184,10 @@ pub struct Selector(pub BTreeMap<String, String>);
 
 impl Selector {
     /// The labels contain all of the selector's.
-    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
+    pub fn matches(&self, labels: &Dict<Arc<str>>) -> bool {
         self.0
             .iter()
-            .all(|(key, value)| labels.get(key) == Some(value))
+            .all(|(key, value)| labels.get(key).is_some_and(|label| **label == **value))
     }
 }
 

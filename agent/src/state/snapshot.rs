@@ -6,7 +6,7 @@ use std::sync::Arc;
 use imbl::{HashMap, OrdMap, OrdSet};
 
 use super::objects::{AuthorizationPolicy, Endpoint, MeshPolicy, Namespace, Pod, Problem, Service};
-use crate::model::NamespacedName;
+use crate::model::{NamespacedName, NodeName};
 
 /// The cluster at one moment. A clone is O(1).
 #[derive(Clone, Debug, Default)]
@@ -15,8 +15,12 @@ pub struct Snapshot {
     pub namespaces: OrdMap<Arc<str>, Arc<Namespace>>,
     /// By name.
     pub pods: OrdMap<NamespacedName, Arc<Pod>>,
+    /// Index: the pods that are bound to a node, by name. The same `Arc` for as long as
+    /// nothing of the node's pods changes.
+    pub pods_by_node: OrdMap<NodeName, Arc<[Arc<Pod>]>>,
     /// Index: the running pod that owns an address. An address that two running
-    /// pods claim belongs to none of them and is reported.
+    /// pods claim belongs to none of them and is reported; unless one of them is being
+    /// deleted.
     pub pods_by_ip: HashMap<IpAddr, Arc<Pod>>,
     /// By name.
     pub services: OrdMap<NamespacedName, Arc<Service>>,
@@ -39,6 +43,11 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// The pods that are bound to a node, by name.
+    pub fn pods_of_node(&self, node: &NodeName) -> &[Arc<Pod>] {
+        self.pods_by_node.get(node).map_or(&[], |pods| pods)
+    }
+
     /// The entries of one namespace, of a map that is keyed by name. O(log n) and
     /// what it yields.
     pub fn in_namespace<'a, V: Clone>(

@@ -1,11 +1,12 @@
 //! What a sequence of changes makes of the state.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use super::fixtures::{World, ip, labels, name, namespace, pod, port, service};
+use super::fixtures::{World, ip, labels, name, namespace, node, pod, port, service};
 use super::{
-    Action, AuthorizationPolicy, Change, Endpoint, EndpointSlice, MESH_LABEL, Namespace, Object,
-    ObjectKind, Origin, Pod, PodPhase, PolicyScope, Problem, Service, Snapshot, TargetPort, Writer,
+    Action, AuthorizationPolicy, Change, Dict, Endpoint, EndpointSlice, MESH_LABEL, Namespace,
+    Object, ObjectKind, Origin, Pod, PodPhase, PolicyScope, Problem, Service, Snapshot, TargetPort,
+    Writer,
 };
 
 impl World {
@@ -115,7 +116,73 @@ fn an_address_of_two_pods_belongs_to_none_until_one_goes() {
     let snapshot = world.0.snapshot.clone();
     assert_eq!(snapshot.pods_by_ip[&ip("10.0.0.1")].name, name("shop/a"));
     assert!(snapshot.contested.is_empty() && snapshot.problems.is_empty());
-    assert!(world.0.claims.values().all(|claims| !claims.is_empty()));
+    assert!(world.0.claims.is_empty());
+}
+
+#[test]
+fn an_address_goes_from_a_pod_that_is_being_deleted_to_the_next() {
+    let old = Pod {
+        ready: false,
+        terminating: true,
+        ..pod("shop/old", &["10.0.0.1"])
+    };
+    let mut world = World::new([
+        Object::Service(service("shop/web", "10.96.0.1")),
+        Object::Pod(old.clone()),
+    ]);
+    let snapshot = world.now();
+    assert_eq!(snapshot.pods_by_ip[&ip("10.0.0.1")].name, name("shop/old"));
+    world.check_endpoints("shop/web", 80, &["10.0.0.1:8080!"]);
+    world.put(Object::Pod(pod("shop/new", &["10.0.0.1"])));
+    let snapshot = world.now();
+    assert_eq!(snapshot.pods_by_ip[&ip("10.0.0.1")].name, name("shop/new"));
+    assert!(snapshot.contested.is_empty() && snapshot.problems.is_empty());
+    world.check_endpoints("shop/web", 80, &["10.0.0.1:8080"]);
+    world.put(Object::Pod(pod("shop/third", &["10.0.0.1"])));
+    assert_eq!(world.now().contested[&ip("10.0.0.1")].len(), 2);
+    world.remove(ObjectKind::Pod, "shop/third");
+    world.remove(ObjectKind::Pod, "shop/new");
+    let snapshot = world.now();
+    assert_eq!(snapshot.pods_by_ip[&ip("10.0.0.1")].name, name("shop/old"));
+}
+
+#[test]
+fn pods_are_listed_by_node() {
+    let on = |text: &str, of: Option<&str>| {
+        Object::Pod(Pod {
+            node: of.map(node),
+            ..pod(text, &[])
+        })
+    };
+    let mut world = World::new([
+        on("shop/b", Some("n1")),
+        on("shop/a", Some("n1")),
+        on("shop/c", Some("n2")),
+        on("shop/pending", None),
+    ]);
+    let first = world.now();
+    let names = |snapshot: &Snapshot, of: &str| -> Vec<String> {
+        let pods = snapshot.pods_of_node(&node(of)).iter();
+        pods.map(|pod| pod.name.to_string()).collect()
+    };
+    assert_eq!(names(&first, "n1"), ["shop/a", "shop/b"]);
+    assert_eq!(names(&first, "n2"), ["shop/c"]);
+    world.put(on("shop/b", Some("n2")));
+    world.put(on("shop/pending", Some("n3")));
+    let second = world.now();
+    assert_eq!(names(&second, "n1"), ["shop/a"]);
+    assert_eq!(names(&second, "n2"), ["shop/b", "shop/c"]);
+    world.remove(ObjectKind::Pod, "shop/pending");
+    let third = world.now();
+    assert!(!third.pods_by_node.contains_key(&node("n3")));
+    let same = |of: &str| {
+        let (old, new) = (
+            &second.pods_by_node[&node(of)],
+            &third.pods_by_node[&node(of)],
+        );
+        Arc::ptr_eq(old, new)
+    };
+    assert!(same("n1") && same("n2"), "nothing of these changed");
 }
 
 #[test]
@@ -181,14 +248,14 @@ fn endpoints_follow_pods_labels_and_readiness() {
     world.check_endpoints("shop/web", 80, &["10.0.0.2:8080", "10.0.0.1:8080!"]);
 
     let unnamed_port = Pod {
-        container_ports: BTreeMap::new(),
+        container_ports: Dict::default(),
         ..pod("shop/a", &["10.0.0.1"])
     };
     world.put(Object::Pod(unnamed_port));
     world.check_endpoints("shop/web", 80, &["10.0.0.2:8080"]);
 
     let unlabelled = Pod {
-        labels: BTreeMap::new(),
+        labels: Dict::default(),
         ..pod("shop/b", &["10.0.0.2"])
     };
     world.put(Object::Pod(unlabelled));
@@ -235,7 +302,7 @@ fn pods_in_the_nodes_network_share_an_address() {
         ..pod(text, &["192.168.0.1"])
     };
     let mut other = host("shop/b");
-    other.container_ports = BTreeMap::from([("http".into(), 8081)]);
+    other.container_ports = [("http", 8081_u16)].into_iter().collect();
     let mut world = World::new([
         Object::Service(service("shop/web", "")),
         Object::Pod(host("shop/a")),
@@ -349,6 +416,8 @@ fn any_history_gives_the_same_indices() {
                 let mut new = pod(&format!("shop/p{}", next(6)), &[&address]);
                 new.ready = next(2) == 0;
                 new.host_network = next(5) == 0;
+                new.terminating = next(4) == 0;
+                new.node = (next(4) != 0).then(|| node(&format!("n{}", next(2))));
                 new.labels = labels(&[("app", ["web", "db"][usize::try_from(next(2)).unwrap()])]);
                 new.phase = [PodPhase::Running, PodPhase::Finished][usize::from(next(5) == 0)];
                 world.put(Object::Pod(new));
@@ -373,6 +442,7 @@ fn check_rebuilt(snapshot: &Snapshot) {
         .0
         .snapshot;
     assert_eq!(rebuilt.pods, snapshot.pods);
+    assert_eq!(rebuilt.pods_by_node, snapshot.pods_by_node);
     assert_eq!(rebuilt.pods_by_ip, snapshot.pods_by_ip);
     assert_eq!(rebuilt.services_by_ip, snapshot.services_by_ip);
     assert_eq!(rebuilt.contested, snapshot.contested);

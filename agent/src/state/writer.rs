@@ -1,27 +1,35 @@
 //! The one place that changes a [`Snapshot`].
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::change::{Change, Object, ObjectKey, ObjectKind, Origin};
-use super::claims::Claims;
+use super::claims::Claimant;
+use super::intern::Interner;
 use super::objects::{EndpointSlice, Namespace, Pod, PodPhase, Problem, Service};
 use super::problems::{Owner, Problems};
 use super::{MESH_LABEL, Snapshot};
 use crate::model::NamespacedName;
 
 /// Applies changes and publishes snapshots. A change costs O(log n) and what it
-/// touches: the Services of the pod's namespace, the pods of the Service's, the
-/// endpoints of the Services that select the pod.
+/// touches: the pods of the pod's node, the endpoints of the pod's or slice's Service;
+/// and, for a Service without slices of its own, the pods of its namespace.
 #[derive(Debug, Default)]
 pub struct Writer {
     pub(super) snapshot: Snapshot,
     pub(super) changed: bool,
+    /// Where objects were read that were read from a file.
     pub(super) origins: HashMap<ObjectKey, Origin>,
-    pub(super) claims: HashMap<IpAddr, Claims>,
-    pub(super) slices: HashMap<NamespacedName, BTreeMap<Arc<str>, EndpointSlice>>,
+    /// Who claims an address, where it is not just the pod or the Service that the
+    /// snapshot has as its owner: nearly every address has one of those.
+    pub(super) claims: HashMap<IpAddr, Vec<Claimant>>,
+    /// By Service, and then by name: hardly any has more than one.
+    pub(super) slices: HashMap<NamespacedName, Vec<EndpointSlice>>,
     pub(super) service_of_slice: HashMap<NamespacedName, NamespacedName>,
+    /// The Services whose endpoints follow from the labels of pods.
+    pub(super) derived: BTreeSet<NamespacedName>,
+    pub(super) interner: Interner,
     pub(super) problems: Problems,
 }
 
@@ -35,7 +43,11 @@ impl Writer {
     pub fn apply(&mut self, change: Change) {
         match change {
             Change::Upsert(object, origin) => {
-                self.origins.insert(object.key(), origin);
+                if origin == Origin::default() {
+                    self.origins.remove(&object.key());
+                } else {
+                    self.origins.insert(object.key(), origin);
+                }
                 self.upsert(object);
             }
             Change::Remove(key) => {
@@ -61,15 +73,18 @@ impl Writer {
     fn upsert(&mut self, object: Object) {
         match object {
             Object::Namespace(namespace) => self.put_namespace(namespace),
-            Object::Pod(pod) => {
+            Object::Pod(mut pod) => {
+                self.interner.pod(&mut pod);
                 let name = pod.name.clone();
                 self.put_pod(&name, Some(pod));
             }
-            Object::Service(service) => {
+            Object::Service(mut service) => {
+                self.interner.service(&mut service);
                 let name = service.name.clone();
                 self.put_service(&name, Some(service));
             }
-            Object::EndpointSlice(slice) => {
+            Object::EndpointSlice(mut slice) => {
+                self.interner.slice(&mut slice);
                 let name = slice.name.clone();
                 self.put_slice(&name, Some(slice));
             }
@@ -147,7 +162,7 @@ impl Writer {
     fn enrolled(&self, pod: &Pod) -> bool {
         let namespace = self.snapshot.namespaces.get(&pod.name.namespace);
         let namespace_label = namespace.and_then(|namespace| namespace.labels.get(MESH_LABEL));
-        let wanted = match pod.labels.get(MESH_LABEL).map(String::as_str) {
+        let wanted = match pod.labels.get(MESH_LABEL).map(|label| &**label) {
             Some("enabled") => true,
             Some("disabled") => false,
             Some(_) | None => namespace_label.is_some_and(|label| label == "enabled"),
@@ -166,8 +181,9 @@ impl Writer {
         }
         self.changed = true;
         let versions: Vec<Arc<Pod>> = old.iter().chain(&new).map(Arc::clone).collect();
+        self.index_by_node(name, old.as_deref(), new.as_ref());
         match new {
-            Some(pod) => self.snapshot.pods.insert(name.clone(), pod),
+            Some(pod) => self.snapshot.pods.insert(pod.name.clone(), pod),
             None => self.snapshot.pods.remove(name),
         };
         let ips = versions.iter().flat_map(|pod| pod.ips.clone()).collect();
@@ -184,6 +200,25 @@ impl Writer {
         self.refresh(&services, &ips);
     }
 
+    /// Puts the new version of a pod in its place among those of its node.
+    fn index_by_node(&mut self, name: &NamespacedName, old: Option<&Pod>, new: Option<&Arc<Pod>>) {
+        let node = |pod: &Pod| pod.node.clone();
+        let nodes: BTreeSet<_> = [old.and_then(node), new.and_then(|pod| node(pod))].into();
+        for node in nodes.into_iter().flatten() {
+            let pods = self.snapshot.pods_of_node(&node);
+            let at = pods.partition_point(|pod| pod.name < *name);
+            let after = at + usize::from(pods.get(at).is_some_and(|pod| pod.name == *name));
+            let here = new.filter(|pod| pod.node.as_ref() == Some(&node));
+            let changed = pods[..at].iter().chain(here).chain(&pods[after..]);
+            let changed: Arc<[Arc<Pod>]> = changed.map(Arc::clone).collect();
+            if changed.is_empty() {
+                self.snapshot.pods_by_node.remove(&node);
+            } else {
+                self.snapshot.pods_by_node.insert(node, changed);
+            }
+        }
+    }
+
     fn put_service(&mut self, name: &NamespacedName, new: Option<Service>) {
         let new = new.map(Arc::new);
         let old = self.snapshot.services.get(name).cloned();
@@ -196,12 +231,8 @@ impl Writer {
             .flat_map(|service| service.cluster_ips.clone())
             .collect();
         for ip in &ips {
-            let claims = self.claims.entry(*ip).or_default();
-            if new.as_ref().is_some_and(|new| new.cluster_ips.contains(ip)) {
-                claims.services.insert(name.clone());
-            } else {
-                claims.services.remove(name);
-            }
+            let claims = new.as_ref().is_some_and(|new| new.cluster_ips.contains(ip));
+            self.claim_one(*ip, Claimant::Service(name.clone()), claims);
         }
         for port in versions().flat_map(|service| &service.ports) {
             self.snapshot.endpoints.remove(&(name.clone(), port.port));
@@ -212,6 +243,7 @@ impl Writer {
             Some(service) => self.snapshot.services.insert(name.clone(), service),
             None => self.snapshot.services.remove(name),
         };
+        self.note_derived(name);
         self.settle(&ips);
         self.rebuild(name);
         let services = self.services_of_claimants(&ips);
@@ -225,7 +257,7 @@ impl Writer {
         let mut services = BTreeSet::new();
         if let Some(service) = self.service_of_slice.remove(name) {
             if let Some(slices) = self.slices.get_mut(&service) {
-                slices.remove(&name.name);
+                slices.retain(|slice| slice.name != *name);
                 if slices.is_empty() {
                     self.slices.remove(&service);
                 }
@@ -237,10 +269,13 @@ impl Writer {
                 NamespacedName::new(Arc::clone(&name.namespace), Arc::clone(&slice.service));
             self.service_of_slice.insert(name.clone(), service.clone());
             let slices = self.slices.entry(service.clone()).or_default();
-            slices.insert(Arc::clone(&name.name), slice);
+            let at = slices.partition_point(|other| other.name < *name);
+            slices.reserve_exact(1);
+            slices.insert(at, slice);
             services.insert(service);
         }
         for service in services {
+            self.note_derived(&service);
             self.rebuild(&service);
         }
     }

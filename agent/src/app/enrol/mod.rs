@@ -141,10 +141,8 @@ impl Enroller {
     }
 
     fn desired(&self, snapshot: &Snapshot) -> Vec<Arc<Pod>> {
-        let pods = snapshot.pods.values();
-        pods.filter(|pod| pod.enrolled && pod.node.as_ref() == Some(&self.config.node))
-            .cloned()
-            .collect()
+        let pods = snapshot.pods_of_node(&self.config.node).iter();
+        pods.filter(|pod| pod.enrolled).cloned().collect()
     }
 
     fn enrol(&mut self, pod: &Arc<Pod>) {

@@ -233,7 +233,7 @@ mod tests {
         let _steps = roster.steps(&[Arc::clone(&old)], now);
         roster.enrolled(&old, now.1);
         let new = Arc::new(Pod {
-            labels: [("version".to_owned(), "2".to_owned())].into(),
+            labels: [("version", "2")].into_iter().collect(),
             ..Pod::clone(&old)
         });
         assert_eq!(roster.steps(&[new], now), []);

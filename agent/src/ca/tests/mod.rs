@@ -25,7 +25,7 @@ use crate::identity::generated::{IstioCertificateRequest, IstioCertificateRespon
 use crate::identity::tests::{TestClock, config, id};
 use crate::identity::{self, CaAddress, CertificateState, Clock as _, Identities, Leaf, create};
 use crate::model::{NamespacedName, NodeName, SpiffeId, TrustDomain};
-use crate::state::{Pod, PodPhase, Snapshot};
+use crate::state::{Dict, Pod, PodPhase, Snapshot};
 
 const TOKEN_A: &str = "token-of-node-a-0123456789";
 const TOKEN_B: &str = "token-of-node-b-0123456789";
@@ -42,13 +42,14 @@ fn pod(node: &str, account: &str) -> Pod {
         node: Some(self::node(node)),
         ips: Vec::new(),
         identity: id(account),
-        labels: BTreeMap::new(),
+        labels: Dict::default(),
         workload: account.into(),
         phase: PodPhase::Running,
         ready: true,
+        terminating: false,
         host_network: false,
         enrolled: true,
-        container_ports: BTreeMap::new(),
+        container_ports: Dict::default(),
         netns: None,
         exclude_outbound_ports: Vec::new(),
         exclude_outbound_cidrs: Vec::new(),

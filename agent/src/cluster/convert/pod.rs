@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::{FieldPath, FieldProblem, Outcome, is_dns_name, mesh_label, problem};
 use crate::model::{NamespacedName, NodeName, SpiffeId, TrustDomain};
-use crate::state::{MESH_LABEL, Pod, PodPhase};
+use crate::state::{Dict, MESH_LABEL, Pod, PodPhase};
 
 const NETNS: &str = "fairlead.dev/netns";
 const EXCLUDE_OUTBOUND_PORTS: &str = "fairlead.dev/exclude-outbound-ports";
@@ -67,6 +67,7 @@ pub(super) fn convert(
         workload: workload(&metadata, &labels, &name),
         phase,
         ready,
+        terminating: metadata.deletion_timestamp.is_some(),
         host_network: spec.host_network.unwrap_or(false),
         enrolled: false,
         container_ports: container_ports(&spec),
@@ -78,7 +79,7 @@ pub(super) fn convert(
             || labels
                 .get(CLOSE_EXISTING)
                 .is_some_and(|value| value == "true"),
-        labels,
+        labels: labels.into(),
         name,
     };
     Ok((pod, problems))
@@ -128,7 +129,7 @@ pub(super) fn address(text: &str) -> Result<IpAddr, String> {
     }
 }
 
-fn container_ports(spec: &core::PodSpec) -> BTreeMap<Arc<str>, u16> {
+fn container_ports(spec: &core::PodSpec) -> Dict<u16> {
     let sidecars = spec.init_containers.iter().flatten();
     let sidecars = sidecars.filter(|c| c.restart_policy.as_deref() == Some("Always"));
     let containers = spec.containers.iter().chain(sidecars);
@@ -137,7 +138,7 @@ fn container_ports(spec: &core::PodSpec) -> BTreeMap<Arc<str>, u16> {
     let named = tcp.filter_map(|port| {
         let name = port.name.as_deref()?;
         let number = u16::try_from(port.container_port).ok()?;
-        Some((name.into(), number))
+        Some((name, number))
     });
     named.collect()
 }

@@ -36,7 +36,7 @@ pub(super) fn convert(object: core::Service, name: NamespacedName) -> (Service, 
         name,
         cluster_ips,
         ports,
-        selector: spec.selector.unwrap_or_default(),
+        selector: spec.selector.unwrap_or_default().into(),
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
     };
     (service, problems)

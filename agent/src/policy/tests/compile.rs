@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::*;
 use crate::policy::InboundPolicy;
 use crate::state::fixtures::{labels, service};
-use crate::state::{EndpointSlice, ObjectKind, Pod, ROOT_NAMESPACE, Service};
+use crate::state::{Dict, EndpointSlice, ObjectKind, Pod, ROOT_NAMESPACE, Service};
 
 const PODS: [&str; 3] = ["shop/a", "shop/b", "other/c"];
 
@@ -146,7 +146,7 @@ fn services_matter_where_they_are_targets() {
     timeline.check(|w| w.put(target("b")), &["shop/a", "shop/b"]);
     timeline.check(|w| w.remove(ObjectKind::Service, "shop/web"), &["shop/b"]);
     let manual = Service {
-        selector: BTreeMap::new(),
+        selector: Dict::default(),
         ..service("shop/web", "10.96.0.1")
     };
     timeline.check(|w| w.put(Object::Service(manual)), &[]);

@@ -6,7 +6,6 @@ mod explain;
 mod mtls;
 mod route;
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::{Decision, Permission, Request, Table};

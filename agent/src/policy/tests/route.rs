@@ -6,7 +6,7 @@ use super::*;
 use crate::model::OrigDst;
 use crate::policy::{Route, UnavailableReason};
 use crate::state::fixtures::service;
-use crate::state::{EndpointSlice, Pod, Service, Snapshot};
+use crate::state::{Dict, EndpointSlice, Pod, Service, Snapshot};
 
 fn world() -> World {
     let unready = Pod {
@@ -167,7 +167,7 @@ fn an_endpoint_that_is_no_pod_passes() {
         addresses: vec![(ip("192.0.2.7"), true)],
     }));
     world.put(Object::Service(Service {
-        selector: BTreeMap::new(),
+        selector: Dict::default(),
         ..service("shop/db", "10.96.0.2")
     }));
     let expected = "passthrough 192.0.2.7:5432 via shop/db";

@@ -339,9 +339,7 @@ async fn a_pod_that_leaves_the_mesh_is_drained_too() {
     let mut stream = client.dial(address).await;
     round_trip(&mut stream, b"before").await;
     let mut left = (*server.pod).clone();
-    let _before = left
-        .labels
-        .insert("fairlead.dev/mesh".to_owned(), "disabled".to_owned());
+    left.labels = [("fairlead.dev/mesh", "disabled")].into_iter().collect();
     world.apply(Object::Pod(left));
     tokio::time::sleep(Duration::from_millis(100)).await;
     let proxy = world.nodes[1].proxy.clone();

@@ -23,7 +23,7 @@ use crate::policy::Table;
 use crate::proxy::{
     Config, EnrolledPod, Family, Listeners, PodKey, PodNetwork, Proxy, TcpInfo, pod::LocalPod,
 };
-use crate::state::{Change, Object, Origin, Pod, PodPhase, Writer};
+use crate::state::{Change, Dict, Object, Origin, Pod, PodPhase, Writer};
 
 /// No step of a test takes longer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
@@ -244,13 +244,14 @@ impl World {
             node: Some(self.nodes[node].name.clone()),
             ips: vec![fresh_ip()],
             identity: id(name),
-            labels,
+            labels: labels.into(),
             workload: name.into(),
             phase: PodPhase::Running,
             ready: true,
+            terminating: false,
             host_network: false,
             enrolled: false,
-            container_ports: BTreeMap::new(),
+            container_ports: Dict::default(),
             netns: None,
             exclude_outbound_ports: Vec::new(),
             exclude_outbound_cidrs: Vec::new(),

@@ -151,14 +151,15 @@ fn pod(value: &Value) -> Result<Arc<Pod>> {
             .map(|ip| text(ip).parse())
             .collect::<Result<_, _>>()?,
         identity: SpiffeId::new(TrustDomain("t".into()), "test", "test"),
-        labels: std::collections::BTreeMap::new(),
+        labels: fairlead::state::Dict::default(),
         workload: Arc::clone(&name.name),
         name,
         phase: PodPhase::Running,
         ready: true,
         host_network: value["host_network"].as_bool().unwrap_or(false),
         enrolled: true,
-        container_ports: std::collections::BTreeMap::default(),
+        container_ports: fairlead::state::Dict::default(),
+        terminating: false,
         netns: value["netns"].as_str().map(PathBuf::from),
         exclude_outbound_ports: ports("exclude_outbound_ports"),
         exclude_outbound_cidrs: list("exclude_outbound_cidrs")
