@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::convert::{self, Converted};
+use super::convert::{self, Converter, NetnsFrom};
 use super::field::FieldProblem;
 use super::manifest::{self, Document, Format, RawObject};
 use crate::model::TrustDomain;
@@ -30,7 +30,7 @@ const SEARCHED: usize = 4 << 20;
 /// All files and the objects in them.
 #[derive(Debug)]
 pub(super) struct Files {
-    trust_domain: TrustDomain,
+    converter: Converter,
     /// By file name: what each defines.
     defined_by: BTreeMap<Arc<str>, BTreeMap<ObjectKey, Definition>>,
     /// The other way round: which files define an object, in order.
@@ -61,7 +61,7 @@ struct Parsed {
 impl Files {
     pub(super) fn new(trust_domain: TrustDomain) -> Self {
         Self {
-            trust_domain,
+            converter: Converter::new(trust_domain, NetnsFrom::Annotation),
             defined_by: BTreeMap::new(),
             defined_in: BTreeMap::new(),
             applied: BTreeSet::new(),
@@ -175,7 +175,7 @@ impl Files {
         changes
     }
 
-    fn parse(&self, file: &Arc<str>, text: &str) -> Parsed {
+    fn parse(&mut self, file: &Arc<str>, text: &str) -> Parsed {
         let mut parsed = Parsed::default();
         for document in manifest::documents(text, format(file)) {
             match document.objects() {
@@ -203,23 +203,26 @@ impl Files {
     }
 
     fn parse_object(
-        &self,
+        &mut self,
         file: &Arc<str>,
         document: &Document<'_>,
         raw: RawObject,
         parsed: &mut Parsed,
     ) {
         let RawObject { value, path, line } = raw;
-        let converted = convert::object(&value, &self.trust_domain);
-        let fate = self.fate(file, &converted);
+        let converted = self.converter.value(&value);
+        let name = converted.object_name();
+        let old = self.defined_by.get(file).zip(converted.key.as_ref());
+        let old = old.and_then(|(old, key)| old.get(key));
+        let fate = converted.fate(old.is_some_and(|old| old.object.is_some()));
         for FieldProblem { field, message } in &converted.problems {
             let found = (parsed.searched < SEARCHED).then(|| document.line_of(&path.join(field)));
             parsed.searched = parsed.searched.saturating_add(document.text().len());
             parsed.problems.push(Problem {
                 file: file.to_string(),
                 line: found.unwrap_or(line),
-                kind: converted.kind.clone(),
-                object: converted.name.clone(),
+                kind: converted.kind.to_string(),
+                object: name.clone(),
                 field: field.to_string(),
                 message: format!("{message}{fate}"),
             });
@@ -232,8 +235,8 @@ impl Files {
             parsed.problems.push(Problem {
                 file: file.to_string(),
                 line,
-                kind: converted.kind,
-                object: converted.name,
+                kind: converted.kind.into_owned(),
+                object: name,
                 field: String::new(),
                 message,
             });
@@ -241,27 +244,6 @@ impl Files {
         }
         let object = converted.object;
         parsed.objects.insert(key, Definition { object, line });
-    }
-
-    /// What becomes of an object that has problems, as the end of each one's message.
-    fn fate(&self, file: &Arc<str>, converted: &Converted) -> &'static str {
-        match (&converted.object, &converted.key) {
-            (Some(Object::AuthorizationPolicy(policy)), _) if policy.invalid.is_some() => {
-                "; the policy denies what it selects"
-            }
-            (Some(Object::MeshPolicy(policy)), _) if policy.invalid.is_some() => {
-                "; the policy is STRICT for what it selects"
-            }
-            (None, Some(key)) => {
-                let old = self.defined_by.get(file).and_then(|old| old.get(key));
-                if old.is_some_and(|old| old.object.is_some()) {
-                    "; its last good version stays in force"
-                } else {
-                    "; it is left out"
-                }
-            }
-            (Some(_), _) | (None, None) => "",
-        }
     }
 }
 

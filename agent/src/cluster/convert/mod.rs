@@ -1,184 +1,290 @@
 //! Kubernetes objects to objects of the state: the one conversion of all sources.
 
+mod converted;
+mod lean;
 mod pod;
 mod policy;
 mod reader;
 mod service;
 
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1 as core;
-use k8s_openapi::api::discovery::v1 as discovery;
-use serde::de::DeserializeOwned;
+use serde::Deserialize;
 use serde_json::Value;
+
+use lean::{Labels, Metadata, label};
 
 use super::field::{FieldPath, FieldProblem};
 use crate::model::{NamespacedName, TrustDomain};
-use crate::state::{MESH_LABEL, Namespace, Object, ObjectKey, ObjectKind};
+use crate::state::{MESH_LABEL, Namespace, Object, ObjectKind};
 
-/// What became of an object.
-#[derive(Debug)]
-pub struct Converted {
-    /// The kind, such as `Pod`; empty where it could not be read.
-    pub kind: String,
-    /// `namespace/name`; empty where it could not be read.
-    pub name: String,
-    /// Which object of the state it is; `None` where the mesh has no use for it or
-    /// this could not be read.
-    pub key: Option<ObjectKey>,
-    /// The object; `None` where it can't be understood. A policy that can't be is
-    /// still there, marked as invalid.
-    pub object: Option<Object>,
-    /// What is wrong with it.
-    pub problems: Vec<FieldProblem>,
+/// Where the network namespace of a pod is known from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NetnsFrom {
+    /// The annotation `fairlead.dev/netns`, for those who write the manifests own the node.
+    Annotation,
+    /// The node itself. Users of an API server could write any path into the annotation,
+    /// such as that of somebody else's pod: it means nothing there.
+    Node,
 }
 
-/// Kinds of the core group, so that a misspelt one is told apart from one that the
-/// mesh has no use for.
-const CORE_KINDS: [&str; 14] = [
-    "Binding",
-    "ConfigMap",
-    "Event",
-    "LimitRange",
-    "Node",
-    "PersistentVolume",
-    "PersistentVolumeClaim",
-    "PodTemplate",
-    "ReplicationController",
-    "ResourceQuota",
-    "Secret",
-    "ServiceAccount",
-    "ComponentStatus",
-    "Endpoints",
-];
+/// The conversion, with what it has to know of where objects come from.
+#[derive(Debug)]
+pub struct Converter {
+    trust_domain: TrustDomain,
+    netns: NetnsFrom,
+    /// One copy of each, however many objects are in it.
+    namespaces: HashSet<Arc<str>>,
+}
 
-/// Kinds that protect something: where they can't be understood, they deny.
-const SECURITY_KINDS: [&str; 4] = [
-    "AuthorizationPolicy",
-    "MeshPolicy",
-    "PeerAuthentication",
-    "RequestAuthentication",
-];
+/// An object as an API server sends it.
+#[derive(Debug)]
+pub struct Received {
+    /// `metadata.name` and, for a kind that has one, namespace.
+    pub name: NamespacedName,
+    /// `metadata.resourceVersion`; empty where there is none.
+    pub version: String,
+    /// What became of it.
+    pub converted: Converted,
+}
 
+pub use converted::Converted;
 pub(super) use policy::in_place_of_text;
 
 const GROUP: &str = "fairlead.dev";
 const API_VERSION: &str = "fairlead.dev/v1alpha1";
 
-/// Converts an object as JSON.
-pub fn object(value: &Value, trust_domain: &TrustDomain) -> Converted {
-    let text = |key| value.get(key).and_then(Value::as_str).unwrap_or_default();
-    let kind = text("kind").to_owned();
-    let version = text("apiVersion").to_owned();
-    let mut converted = Converted {
-        kind,
-        name: String::new(),
-        key: None,
-        object: None,
-        problems: Vec::new(),
-    };
-    let missing = match (version.as_str(), converted.kind.as_str()) {
-        (_, "") => Some("kind"),
-        ("", _) => Some("apiVersion"),
-        _ => None,
-    };
-    if let Some(field) = missing {
-        let message = "is missing: an object must say what it is";
-        converted.problems.push(problem(&[field], message));
-        return converted;
-    }
-    match (version.as_str(), converted.kind.as_str()) {
-        ("v1", "Namespace") => converted.known(ObjectKind::Namespace, value, |name| {
-            let (object, problems) = namespace(&typed::<core::Namespace>(value)?, &name);
-            Ok((Object::Namespace(object), problems))
-        }),
-        ("v1", "Pod") => converted.known(ObjectKind::Pod, value, |name| {
-            let object = typed::<core::Pod>(value)?;
-            let (object, problems) = pod::convert(object, name, trust_domain)?;
-            Ok((Object::Pod(object), problems))
-        }),
-        ("v1", "Service") => converted.known(ObjectKind::Service, value, |name| {
-            let (object, problems) = service::convert(typed::<core::Service>(value)?, name);
-            Ok((Object::Service(object), problems))
-        }),
-        ("discovery.k8s.io/v1", "EndpointSlice") => {
-            converted.known(ObjectKind::EndpointSlice, value, |name| {
-                let slice = typed::<discovery::EndpointSlice>(value)?;
-                let (object, problems) = service::convert_slice(slice, name)?;
-                Ok((Object::EndpointSlice(object), problems))
-            });
-        }
-        (API_VERSION, "AuthorizationPolicy") => {
-            policy::authorization(&mut converted, value, None);
-        }
-        (API_VERSION, "MeshPolicy") => policy::mesh(&mut converted, value, None),
-        (version, kind) => {
-            let (version, kind) = (version.to_owned(), kind.to_owned());
-            converted.unknown(value, &version, &kind);
-        }
-    }
-    converted
+/// The API version of each kind.
+const VERSIONS: [(ObjectKind, &str); 6] = [
+    (ObjectKind::Namespace, "v1"),
+    (ObjectKind::Pod, "v1"),
+    (ObjectKind::EndpointSlice, "discovery.k8s.io/v1"),
+    (ObjectKind::Service, "v1"),
+    (ObjectKind::AuthorizationPolicy, API_VERSION),
+    (ObjectKind::MeshPolicy, API_VERSION),
+];
+
+/// The API version in which a kind is read.
+pub fn api_version(kind: ObjectKind) -> &'static str {
+    let found = VERSIONS.iter().find(|(of, _)| *of == kind);
+    found.map_or(API_VERSION, |(_, version)| version)
 }
 
 type Outcome<T> = Result<(T, Vec<FieldProblem>), FieldProblem>;
 
-impl Converted {
-    fn known(
+/// A kind of which only some fields are read.
+trait Lean<'a>: Deserialize<'a> {
+    const KIND: ObjectKind;
+    fn metadata(&self) -> Option<&Metadata<'a>>;
+    fn convert(self, name: NamespacedName, converter: &Converter) -> Outcome<Object>;
+}
+
+impl Converter {
+    /// A conversion that has seen nothing yet.
+    pub fn new(trust_domain: TrustDomain, netns: NetnsFrom) -> Self {
+        Self {
+            trust_domain,
+            netns,
+            namespaces: HashSet::new(),
+        }
+    }
+
+    /// Converts an object of any kind.
+    pub fn value(&mut self, value: &Value) -> Converted {
+        let text = |key| value.get(key).and_then(Value::as_str).unwrap_or_default();
+        let (version, kind) = (text("apiVersion"), text("kind"));
+        let mut converted = Converted::of(Cow::Owned(kind.to_owned()));
+        let missing = match (version, kind) {
+            (_, "") => Some("kind"),
+            ("", _) => Some("apiVersion"),
+            _ => None,
+        };
+        if let Some(field) = missing {
+            let message = "is missing: an object must say what it is";
+            converted.problems.push(problem(&[field], message));
+            return converted;
+        }
+        match (version, kind) {
+            ("v1", "Namespace") => self.known::<lean::Namespace<'_>>(&mut converted, value),
+            ("v1", "Pod") => self.known::<lean::Pod<'_>>(&mut converted, value),
+            ("v1", "Service") => self.known::<lean::Service<'_>>(&mut converted, value),
+            ("discovery.k8s.io/v1", "EndpointSlice") => {
+                self.known::<lean::EndpointSlice<'_>>(&mut converted, value);
+            }
+            (API_VERSION, "AuthorizationPolicy") => {
+                policy::authorization(&mut converted, value, None);
+            }
+            (API_VERSION, "MeshPolicy") => policy::mesh(&mut converted, value, None),
+            (version, kind) => converted.unknown(value, version, kind),
+        }
+        converted
+    }
+
+    /// Converts an object of a kind that is known, from JSON that is well formed. Fails
+    /// where not even its name can be read.
+    pub fn text(&mut self, kind: ObjectKind, text: &str) -> Result<Received, FieldProblem> {
+        let read = match kind {
+            ObjectKind::Namespace => self.read::<lean::Namespace<'_>>(text),
+            ObjectKind::Pod => self.read::<lean::Pod<'_>>(text),
+            ObjectKind::EndpointSlice => self.read::<lean::EndpointSlice<'_>>(text),
+            ObjectKind::Service => self.read::<lean::Service<'_>>(text),
+            // What they say beside what is understood matters.
+            ObjectKind::AuthorizationPolicy | ObjectKind::MeshPolicy => None,
+        };
+        match read {
+            Some(received) => Ok(received),
+            None => self.read_all(kind, text),
+        }
+    }
+
+    /// `metadata.name`, with the namespace for a kind that has one, and
+    /// `metadata.resourceVersion` of an object in JSON.
+    pub fn identify(
         &mut self,
         kind: ObjectKind,
-        value: &Value,
-        convert: impl FnOnce(NamespacedName) -> Outcome<Object>,
-    ) {
-        let name = match name(value, kind != ObjectKind::Namespace) {
-            Ok(name) => name,
-            Err(problem) => return self.problems.push(problem),
+        text: &str,
+    ) -> Result<(NamespacedName, String), FieldProblem> {
+        let object: lean::AnyObject<'_> = from_text(text)?;
+        let metadata = object.metadata.unwrap_or_default();
+        let name = metadata.name.as_deref().filter(|name| !name.is_empty());
+        let name = name.ok_or_else(|| problem(&["metadata", "name"], "is missing"))?;
+        let namespace = metadata.namespace.as_deref().filter(|_| namespaced(kind));
+        let name = self.shared(NamespacedName::new(namespace.unwrap_or_default(), name));
+        Ok((name, version(&metadata)))
+    }
+
+    /// An object that is as it should be, in one pass over its text.
+    fn read<'t, T: Lean<'t>>(&mut self, text: &'t str) -> Option<Received> {
+        let object: T = serde_json::from_str(text).ok()?;
+        let metadata = object.metadata()?;
+        let (name, namespace) = (metadata.name.as_deref(), metadata.namespace.as_deref());
+        let name = checked_name(namespaced(T::KIND), name, namespace).ok()?;
+        let name = self.shared(name);
+        let version = version(metadata);
+        let mut converted = Converted::of(Cow::Borrowed(T::KIND.as_str()));
+        converted.is(T::KIND, name.clone());
+        converted.take(object.convert(name.clone(), self));
+        Some(Received {
+            name,
+            version,
+            converted,
+        })
+    }
+
+    /// Any other object, with everything that it says.
+    fn read_all(&mut self, kind: ObjectKind, text: &str) -> Result<Received, FieldProblem> {
+        let (name, version) = self.identify(kind, text)?;
+        let (mut value, unreadable) = match from_text::<Value>(text) {
+            Ok(value) => (value, None),
+            // Such as one that is nested too deep. What is left of a policy is invalid.
+            Err(problem) => (Value::Object(serde_json::Map::new()), Some(problem)),
         };
-        self.is(kind, name.clone());
-        match convert(name) {
-            Ok((object, problems)) => {
-                self.object = Some(object);
-                self.problems.extend(problems);
+        if let Value::Object(fields) = &mut value {
+            // Items of a list may leave out what they are.
+            fields.insert("kind".to_owned(), kind.as_str().into());
+            fields.insert("apiVersion".to_owned(), api_version(kind).into());
+            if unreadable.is_some() {
+                let metadata = serde_json::json!({
+                    "name": *name.name,
+                    "namespace": *name.namespace,
+                });
+                fields.insert("metadata".to_owned(), metadata);
+                fields.insert("spec".to_owned(), "can't be read".into());
             }
-            Err(problem) => self.problems.push(problem),
+        }
+        let mut converted = self.value(&value);
+        converted.problems.extend(unreadable);
+        Ok(Received {
+            name,
+            version,
+            converted,
+        })
+    }
+
+    fn known<'v, T: Lean<'v>>(&mut self, converted: &mut Converted, value: &'v Value) {
+        match name(value, namespaced(T::KIND)) {
+            Ok(name) => {
+                let name = self.shared(name);
+                converted.is(T::KIND, name.clone());
+                let object = typed::<T>(value);
+                converted.take(object.and_then(|object| object.convert(name, self)));
+            }
+            Err(problem) => converted.problems.push(problem),
         }
     }
 
-    fn is(&mut self, kind: ObjectKind, name: NamespacedName) {
-        let key = ObjectKey { kind, name };
-        self.name = key.object();
-        self.key = Some(key);
+    fn shared(&mut self, mut name: NamespacedName) -> NamespacedName {
+        if let Some(known) = self.namespaces.get(&*name.namespace) {
+            name.namespace = Arc::clone(known);
+            return name;
+        }
+        if self.namespaces.len() >= NAMESPACES {
+            self.namespaces.clear();
+        }
+        self.namespaces.insert(Arc::clone(&name.namespace));
+        name
+    }
+}
+
+/// So many namespaces' names are kept; with more, some are kept twice.
+const NAMESPACES: usize = 16_384;
+
+impl<'a> Lean<'a> for lean::Namespace<'a> {
+    const KIND: ObjectKind = ObjectKind::Namespace;
+
+    fn metadata(&self) -> Option<&Metadata<'a>> {
+        self.metadata.as_ref()
     }
 
-    fn unknown(&mut self, value: &Value, version: &str, kind: &str) {
-        let (group, _) = version.split_once('/').unwrap_or(("", version));
-        let ours = group == GROUP && kind != "TrafficPolicy";
-        if ours || SECURITY_KINDS.contains(&kind) {
-            let message = format!(
-                "kind {kind} of {version} is not known, and denies what it selects; known are \
-                 AuthorizationPolicy and MeshPolicy of {API_VERSION}"
-            );
-            let problem = problem(&["apiVersion"], message);
-            return match kind {
-                "MeshPolicy" | "PeerAuthentication" => policy::mesh(self, value, Some(problem)),
-                _ => policy::authorization(self, value, Some(problem)),
-            };
-        }
-        let name = name(value, true);
-        self.name = name.map(|name| name.to_string()).unwrap_or_default();
-        let (field, message) = match group {
-            GROUP | "gateway.networking.k8s.io" => {
-                let message = format!("kind {kind} is not supported yet: it has no effect");
-                ("kind", message)
-            }
-            "" if version == "v1" && CORE_KINDS.contains(&kind) => return,
-            "" => ("kind", format!("there is no kind {kind} in {version}")),
-            _ if matches!(kind, "Pod" | "Service" | "Namespace" | "EndpointSlice") => {
-                let message = format!("{version} is not an API version of {kind}");
-                ("apiVersion", message)
-            }
-            _ => return,
+    fn convert(self, name: NamespacedName, _converter: &Converter) -> Outcome<Object> {
+        let labels = self.metadata.unwrap_or_default().labels.unwrap_or_default();
+        let problems = mesh_label(label(&labels, MESH_LABEL)).into_iter().collect();
+        let namespace = Namespace {
+            name: name.name,
+            labels: owned(&labels),
         };
-        self.problems.push(problem(&[field], message));
+        Ok((Object::Namespace(namespace), problems))
+    }
+}
+
+impl<'a> Lean<'a> for lean::Pod<'a> {
+    const KIND: ObjectKind = ObjectKind::Pod;
+
+    fn metadata(&self) -> Option<&Metadata<'a>> {
+        self.metadata.as_ref()
+    }
+
+    fn convert(self, name: NamespacedName, converter: &Converter) -> Outcome<Object> {
+        let (pod, problems) = pod::convert(self, name, converter)?;
+        Ok((Object::Pod(pod), problems))
+    }
+}
+
+impl<'a> Lean<'a> for lean::Service<'a> {
+    const KIND: ObjectKind = ObjectKind::Service;
+
+    fn metadata(&self) -> Option<&Metadata<'a>> {
+        self.metadata.as_ref()
+    }
+
+    fn convert(self, name: NamespacedName, _converter: &Converter) -> Outcome<Object> {
+        let (service, problems) = service::convert(self, name);
+        Ok((Object::Service(service), problems))
+    }
+}
+
+impl<'a> Lean<'a> for lean::EndpointSlice<'a> {
+    const KIND: ObjectKind = ObjectKind::EndpointSlice;
+
+    fn metadata(&self) -> Option<&Metadata<'a>> {
+        self.metadata.as_ref()
+    }
+
+    fn convert(self, name: NamespacedName, _converter: &Converter) -> Outcome<Object> {
+        let (slice, problems) = service::convert_slice(self, name)?;
+        Ok((Object::EndpointSlice(slice), problems))
     }
 }
 
@@ -189,32 +295,71 @@ fn problem(field: &[&str], message: impl Into<String>) -> FieldProblem {
     }
 }
 
-/// As the generated type, with the path of what does not fit it.
-fn typed<T: DeserializeOwned>(value: &Value) -> Result<T, FieldProblem> {
+/// As the type that holds what is read of it, with the path of what does not fit it.
+fn typed<'v, T: Deserialize<'v>>(value: &'v Value) -> Result<T, FieldProblem> {
     serde_path_to_error::deserialize(value).map_err(|error| FieldProblem {
         field: FieldPath::from(error.path()),
         message: error.inner().to_string(),
     })
 }
 
+fn from_text<'t, T: Deserialize<'t>>(text: &'t str) -> Result<T, FieldProblem> {
+    let mut json = serde_json::Deserializer::from_str(text);
+    serde_path_to_error::deserialize(&mut json).map_err(|error| FieldProblem {
+        field: FieldPath::from(error.path()),
+        message: error.inner().to_string(),
+    })
+}
+
+fn version(metadata: &Metadata<'_>) -> String {
+    let version = metadata.resource_version.as_deref();
+    version.unwrap_or_default().to_owned()
+}
+
+fn namespaced(kind: ObjectKind) -> bool {
+    kind != ObjectKind::Namespace
+}
+
 /// Name and, for a kind that has one, namespace; `default` where none is given.
 fn name(value: &Value, namespaced: bool) -> Result<NamespacedName, FieldProblem> {
     let metadata = |key| match value.get("metadata").and_then(|m| m.get(key)) {
         None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) if is_dns_name(text) => Ok(Some(text.as_str())),
-        Some(_) => {
-            let message = "must be of a-z, 0-9, '-' and '.', at most 253 characters";
-            Err(problem(&["metadata", key], message))
-        }
+        Some(Value::String(text)) => Ok(Some(text.as_str())),
+        Some(_) => Err(problem(&["metadata", key], NOT_A_NAME)),
     };
-    let name = metadata("name")?.ok_or_else(|| problem(&["metadata", "name"], "is missing"))?;
     let namespace = if namespaced {
-        metadata("namespace")?.unwrap_or("default")
+        metadata("namespace")?
+    } else {
+        None
+    };
+    checked_name(namespaced, metadata("name")?, namespace)
+}
+
+fn checked_name(
+    namespaced: bool,
+    name: Option<&str>,
+    namespace: Option<&str>,
+) -> Result<NamespacedName, FieldProblem> {
+    let checked = |key, text: &'_ str| {
+        if is_dns_name(text) {
+            return Ok(());
+        }
+        Err(problem(&["metadata", key], NOT_A_NAME))
+    };
+    let name = name.ok_or_else(|| problem(&["metadata", "name"], "is missing"))?;
+    let namespace = if namespaced {
+        namespace.unwrap_or("default")
     } else {
         ""
     };
+    checked("name", name)?;
+    if namespaced {
+        checked("namespace", namespace)?;
+    }
     Ok(NamespacedName::new(namespace, name))
 }
+
+const NOT_A_NAME: &str = "must be of a-z, 0-9, '-' and '.', at most 253 characters";
 
 /// What a name of Kubernetes consists of. A name becomes part of an identity, so that
 /// a slash in it could make two identities look the same.
@@ -226,16 +371,17 @@ fn is_dns_name(text: &str) -> bool {
     edges && bytes.len() <= 253 && bytes.iter().copied().all(allowed)
 }
 
-fn namespace(object: &core::Namespace, name: &NamespacedName) -> (Namespace, Vec<FieldProblem>) {
-    let labels = object.metadata.labels.clone().unwrap_or_default();
-    let problems = mesh_label(labels.get(MESH_LABEL)).into_iter().collect();
-    let name = Arc::clone(&name.name);
-    (Namespace { name, labels }, problems)
+/// Labels as the state keeps them.
+fn owned(labels: &Labels<'_>) -> BTreeMap<String, String> {
+    let pairs = labels.iter();
+    pairs
+        .map(|(key, value)| ((**key).to_owned(), (**value).to_owned()))
+        .collect()
 }
 
 /// A value of the label that means nothing.
-fn mesh_label(value: Option<&String>) -> Option<FieldProblem> {
-    let value = value.filter(|value| !matches!(value.as_str(), "enabled" | "disabled"))?;
+fn mesh_label(value: Option<&str>) -> Option<FieldProblem> {
+    let value = value.filter(|value| !matches!(*value, "enabled" | "disabled"))?;
     let message = format!("\"{value}\" means nothing here: say \"enabled\" or \"disabled\"");
     Some(problem(&["metadata", "labels", MESH_LABEL], message))
 }

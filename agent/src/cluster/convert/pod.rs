@@ -1,17 +1,15 @@
 //! Pods.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1 as core;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::{FieldPath, FieldProblem, Outcome, is_dns_name, mesh_label, problem};
-use crate::model::{NamespacedName, NodeName, SpiffeId, TrustDomain};
+use super::lean::{self, Labels, Metadata, PodSpec, PodStatus, label};
+use super::{Converter, FieldPath, FieldProblem, NetnsFrom, Outcome, is_dns_name};
+use super::{mesh_label, problem};
+use crate::model::{NamespacedName, NodeName, SpiffeId};
 use crate::state::{Dict, MESH_LABEL, Pod, PodPhase};
 
 const NETNS: &str = "fairlead.dev/netns";
@@ -21,11 +19,11 @@ const EXCLUDE_INBOUND_PORTS: &str = "fairlead.dev/exclude-inbound-ports";
 const CLOSE_EXISTING: &str = "fairlead.dev/close-existing";
 
 pub(super) fn convert(
-    object: core::Pod,
+    object: lean::Pod<'_>,
     name: NamespacedName,
-    trust_domain: &TrustDomain,
+    converter: &Converter,
 ) -> Outcome<Pod> {
-    let metadata = object.metadata;
+    let metadata = object.metadata.unwrap_or_default();
     let spec = object.spec.unwrap_or_default();
     let status = object.status.unwrap_or_default();
     let account = spec
@@ -48,51 +46,71 @@ pub(super) fn convert(
         let message = "a running and ready pod must have an address: it is left out of the mesh";
         problems.push(problem(&["status", "podIPs"], message));
     }
-    let labels = metadata.labels.clone().unwrap_or_default();
-    problems.extend(mesh_label(labels.get(MESH_LABEL)));
-    let annotations = metadata.annotations.clone().unwrap_or_default();
-    let mut annotations = Annotations {
-        values: &annotations,
-        problems: &mut problems,
+    let none = Labels::new();
+    let labels = metadata.labels.as_ref().unwrap_or(&none);
+    problems.extend(mesh_label(label(labels, MESH_LABEL)));
+    let workload = workload(&metadata, labels, &name);
+    let annotations = metadata.annotations.unwrap_or_default();
+    let netns = match converter.netns {
+        NetnsFrom::Annotation => annotations.netns.as_deref(),
+        NetnsFrom::Node => None,
     };
+    let mut read = Annotations(&mut problems);
     let pod = Pod {
-        uid: metadata.uid.clone().unwrap_or_default().into(),
+        uid: metadata.uid.as_deref().unwrap_or_default().into(),
         node: spec
             .node_name
             .as_deref()
             .filter(|node| !node.is_empty())
             .map(|node| NodeName(node.into())),
         ips,
-        identity: SpiffeId::new(trust_domain.clone(), Arc::clone(&name.namespace), account),
-        workload: workload(&metadata, &labels, &name),
+        identity: SpiffeId::new(
+            converter.trust_domain.clone(),
+            Arc::clone(&name.namespace),
+            account,
+        ),
+        workload,
         phase,
         ready,
         terminating: metadata.deletion_timestamp.is_some(),
         host_network: spec.host_network.unwrap_or(false),
         enrolled: false,
         container_ports: container_ports(&spec),
-        netns: annotations.path(NETNS),
-        exclude_outbound_ports: annotations.list(EXCLUDE_OUTBOUND_PORTS, port),
-        exclude_outbound_cidrs: annotations.list(EXCLUDE_OUTBOUND_CIDRS, block),
-        exclude_inbound_ports: annotations.list(EXCLUDE_INBOUND_PORTS, port),
-        close_existing: annotations.says_true(CLOSE_EXISTING)
-            || labels
-                .get(CLOSE_EXISTING)
-                .is_some_and(|value| value == "true"),
-        labels: labels.into(),
+        netns: read.path(NETNS, netns),
+        exclude_outbound_ports: read.list(
+            EXCLUDE_OUTBOUND_PORTS,
+            annotations.exclude_outbound_ports.as_deref(),
+            port,
+        ),
+        exclude_outbound_cidrs: read.list(
+            EXCLUDE_OUTBOUND_CIDRS,
+            annotations.exclude_outbound_cidrs.as_deref(),
+            block,
+        ),
+        exclude_inbound_ports: read.list(
+            EXCLUDE_INBOUND_PORTS,
+            annotations.exclude_inbound_ports.as_deref(),
+            port,
+        ),
+        close_existing: read.says_true(CLOSE_EXISTING, annotations.close_existing.as_deref())
+            || label(labels, CLOSE_EXISTING) == Some("true"),
+        labels: labels
+            .iter()
+            .map(|(key, value)| (&**key, &**value))
+            .collect(),
         name,
     };
     Ok((pod, problems))
 }
 
 /// A manifest written by hand has no status but addresses: it means a pod that runs.
-fn is_ready(metadata: &ObjectMeta, status: &core::PodStatus) -> bool {
+fn is_ready(metadata: &Metadata<'_>, status: &PodStatus<'_>) -> bool {
     let conditions = status.conditions.as_deref().unwrap_or_default();
     let condition = conditions
         .iter()
-        .find(|condition| condition.type_ == "Ready");
+        .find(|condition| condition.kind.as_deref() == Some("Ready"));
     let ready = if let Some(condition) = condition {
-        condition.status == "True"
+        condition.status.as_deref() == Some("True")
     } else {
         let running = matches!(status.phase.as_deref(), None | Some("" | "Running"));
         conditions.is_empty() && running
@@ -100,20 +118,33 @@ fn is_ready(metadata: &ObjectMeta, status: &core::PodStatus) -> bool {
     ready && metadata.deletion_timestamp.is_none()
 }
 
-fn addresses(status: &core::PodStatus, problems: &mut Vec<FieldProblem>) -> Vec<IpAddr> {
+fn addresses(status: &PodStatus<'_>, problems: &mut Vec<FieldProblem>) -> Vec<IpAddr> {
     let list = status.pod_ips.as_deref().unwrap_or_default();
-    let listed = list.iter().enumerate().map(|(index, ip)| {
-        let path = FieldPath::of(&["status", "podIPs"]).index(index).key("ip");
-        (path, ip.ip.as_str())
+    if list.is_empty() {
+        let field = || FieldPath::of(&["status", "podIP"]);
+        return distinct(status.pod_ip.as_deref().map(|ip| (field, ip)), problems);
+    }
+    let listed = list.iter().enumerate().filter_map(|(index, ip)| {
+        let field = move || FieldPath::of(&["status", "podIPs"]).index(index).key("ip");
+        Some((field, ip.ip.as_deref()?))
     });
-    let single = status.pod_ip.as_deref().filter(|_| list.is_empty());
-    let single = single.map(|ip| (FieldPath::of(&["status", "podIP"]), ip));
+    distinct(listed, problems)
+}
+
+/// Each address once. What is none is reported of its field.
+pub(super) fn distinct<'t>(
+    texts: impl IntoIterator<Item = (impl Fn() -> FieldPath, &'t str)>,
+    problems: &mut Vec<FieldProblem>,
+) -> Vec<IpAddr> {
     let mut ips = Vec::new();
-    for (field, text) in listed.chain(single).filter(|(_, text)| !text.is_empty()) {
+    for (field, text) in texts.into_iter().filter(|(_, text)| !text.is_empty()) {
         match address(text) {
             Ok(ip) if ips.contains(&ip) => {}
             Ok(ip) => ips.push(ip),
-            Err(message) => problems.push(FieldProblem { field, message }),
+            Err(message) => problems.push(FieldProblem {
+                field: field(),
+                message,
+            }),
         }
     }
     ips
@@ -129,38 +160,33 @@ pub(super) fn address(text: &str) -> Result<IpAddr, String> {
     }
 }
 
-fn container_ports(spec: &core::PodSpec) -> Dict<u16> {
+fn container_ports(spec: &PodSpec<'_>) -> Dict<u16> {
     let sidecars = spec.init_containers.iter().flatten();
     let sidecars = sidecars.filter(|c| c.restart_policy.as_deref() == Some("Always"));
-    let containers = spec.containers.iter().chain(sidecars);
+    let containers = spec.containers.iter().flatten().chain(sidecars);
     let ports = containers.flat_map(|container| container.ports.iter().flatten());
     let tcp = ports.filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP");
     let named = tcp.filter_map(|port| {
         let name = port.name.as_deref()?;
-        let number = u16::try_from(port.container_port).ok()?;
+        let number = u16::try_from(port.container_port?).ok()?;
         Some((name, number))
     });
     named.collect()
 }
 
 /// The controller's name; of a `ReplicaSet`, that of the Deployment that made it.
-fn workload(
-    metadata: &ObjectMeta,
-    labels: &BTreeMap<String, String>,
-    name: &NamespacedName,
-) -> Arc<str> {
+fn workload(metadata: &Metadata<'_>, labels: &Labels<'_>, name: &NamespacedName) -> Arc<str> {
     let owners = metadata.owner_references.as_deref().unwrap_or_default();
     let controller = owners.iter().find(|owner| owner.controller == Some(true));
-    let Some(owner) = controller.or(owners.first()) else {
+    let owner = controller.or(owners.first());
+    let owner = owner.and_then(|owner| Some((owner.kind.as_deref(), owner.name.as_deref()?)));
+    let Some((kind, owner)) = owner else {
         return Arc::clone(&name.name);
     };
-    let hash = labels
-        .get("pod-template-hash")
-        .map(|hash| format!("-{hash}"));
-    let deployment = hash
-        .filter(|_| owner.kind == "ReplicaSet")
-        .and_then(|hash| owner.name.strip_suffix(&hash));
-    deployment.unwrap_or(&owner.name).into()
+    let deployment = label(labels, "pod-template-hash")
+        .filter(|_| kind == Some("ReplicaSet"))
+        .and_then(|hash| owner.strip_suffix(hash)?.strip_suffix('-'));
+    deployment.unwrap_or(owner).into()
 }
 
 fn port(text: &str) -> Option<u16> {
@@ -171,24 +197,15 @@ fn block(text: &str) -> Option<IpNet> {
     super::reader::ip_block(text)
 }
 
-/// The annotations that the mesh reads. An entry that makes no sense is reported and
-/// left out, so that what it was to exclude stays in the mesh.
-struct Annotations<'a> {
-    values: &'a BTreeMap<String, String>,
-    problems: &'a mut Vec<FieldProblem>,
-}
+/// Reads annotations. What makes no sense is reported and left out, so that what it was
+/// to exclude stays in the mesh.
+struct Annotations<'p>(&'p mut Vec<FieldProblem>);
 
 impl Annotations<'_> {
-    fn list<T>(&mut self, key: &str, parse: fn(&str) -> Option<T>) -> Vec<T> {
-        let Some(text) = self.values.get(key) else {
-            return Vec::new();
-        };
+    fn list<T>(&mut self, key: &str, text: Option<&str>, parse: fn(&str) -> Option<T>) -> Vec<T> {
+        let items = text.into_iter().flat_map(|text| text.split(','));
         let mut list = Vec::new();
-        for item in text
-            .split(',')
-            .map(str::trim)
-            .filter(|item| !item.is_empty())
-        {
+        for item in items.map(str::trim).filter(|item| !item.is_empty()) {
             match parse(item) {
                 Some(item) => list.push(item),
                 None => self.report(key, format!("\"{item}\" makes no sense and is left out")),
@@ -197,8 +214,8 @@ impl Annotations<'_> {
         list
     }
 
-    fn path(&mut self, key: &str) -> Option<PathBuf> {
-        let path = PathBuf::from_str(self.values.get(key)?).ok()?;
+    fn path(&mut self, key: &str, text: Option<&str>) -> Option<PathBuf> {
+        let path = PathBuf::from(text?);
         if path.is_absolute() {
             return Some(path);
         }
@@ -206,8 +223,8 @@ impl Annotations<'_> {
         None
     }
 
-    fn says_true(&mut self, key: &str) -> bool {
-        match self.values.get(key).map(String::as_str) {
+    fn says_true(&mut self, key: &str, text: Option<&str>) -> bool {
+        match text {
             Some("true") => true,
             None | Some("false") => false,
             Some(text) => {
@@ -218,7 +235,7 @@ impl Annotations<'_> {
     }
 
     fn report(&mut self, key: &str, message: String) {
-        self.problems
+        self.0
             .push(problem(&["metadata", "annotations", key], message));
     }
 }
