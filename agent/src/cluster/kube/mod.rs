@@ -1,14 +1,20 @@
 //! The API server of Kubernetes.
 
+mod bundle;
 mod client;
 mod failure;
 #[cfg(test)]
 pub(crate) mod fake;
 mod lease;
+mod secret;
+mod token_review;
 
+pub use bundle::{BUNDLE_KEY, BundleStore, Published};
 pub use client::{Access, ClientError, client};
 pub use failure::ApiFailure;
 pub use lease::{Leader, LeaseConfig, elect};
+pub use secret::{SecretObject, SecretStore};
+pub use token_review::{ReviewError, TokenOwner, TokenPod, TokenReviews};
 
 // The library's client is what this module lends to the wiring, which only hands it on.
 pub use ::kube::Client;
