@@ -14,7 +14,7 @@ use rustls::pki_types::CertificateDer;
 
 use super::certificate;
 use super::clock::{Clock, SystemClock, unix_time};
-use super::directory::{self, Files};
+use super::directory::{self, AuthorityPem, Files};
 use super::request::{RequestError, VerifiedRequest};
 use super::trust;
 use crate::model::{SpiffeId, TrustDomain};
@@ -125,16 +125,27 @@ impl Authority {
         Self::from_files(dir, files, clock)
     }
 
+    /// From texts that are kept elsewhere; errors name them as below `origin`.
+    pub fn from_pem(
+        origin: &Path,
+        pem: &AuthorityPem,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, AuthorityError> {
+        Self::from_files(origin, pem.parse(origin)?, clock)
+    }
+
     fn from_files(dir: &Path, files: Files, clock: Arc<dyn Clock>) -> Result<Self, AuthorityError> {
         let untrusted = |reason: String| AuthorityError::Untrusted {
             dir: dir.to_owned(),
             reason,
         };
-        let mut chain = vec![files.issuer.clone()];
-        chain.extend(files.chain);
-        // Other tools write the issuer and the root into cert-chain.pem as well.
-        chain.retain(|link| !files.roots.contains(link));
-        chain.dedup();
+        let mut chain = Vec::new();
+        for link in std::iter::once(&files.issuer).chain(&files.chain) {
+            // Other tools write the issuer and the root into cert-chain.pem as well.
+            if !files.roots.contains(link) && !chain.contains(link) {
+                chain.push(link.clone());
+            }
+        }
 
         let (mut not_before, mut not_after) = (SystemTime::UNIX_EPOCH, None);
         for link in chain
@@ -152,9 +163,8 @@ impl Authority {
             not_after = Some(not_after.map_or(end, |other: SystemTime| other.min(end)));
         }
         if !owns(&files.key, &files.issuer) {
-            return Err(untrusted(
-                "ca-key.pem is not the key of ca-cert.pem".to_owned(),
-            ));
+            let (key, issuer) = files.names;
+            return Err(untrusted(format!("{key} is not the key of {issuer}")));
         }
         let issuer = Issuer::from_ca_cert_der(&files.issuer, files.key)
             .map_err(|error| untrusted(error.to_string()))?;
@@ -264,6 +274,16 @@ impl Authority {
     /// The roots that peers shall trust.
     pub fn roots(&self) -> &[CertificateDer<'static>] {
         &self.roots
+    }
+
+    /// The same, PEM: one block each, in the order in which they came.
+    pub fn roots_pem(&self) -> String {
+        certificate::to_pem(&self.roots)
+    }
+
+    /// From when on all of its certificates are valid.
+    pub fn not_before(&self) -> SystemTime {
+        self.not_before
     }
 
     /// When the first of its certificates expires.

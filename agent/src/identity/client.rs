@@ -44,10 +44,12 @@ impl Signed {
 pub(super) enum Change {
     /// Nothing new.
     Unchanged,
-    /// The CA is another one now, or has other roots: certificates are to be renewed.
-    Renew,
-    /// The same, and these are the roots from now on.
-    Roots(Vec<CertificateDer<'static>>),
+    /// Another authority signs, and these are the roots from now on: certificates are to
+    /// be renewed.
+    Authority(Vec<CertificateDer<'static>>),
+    /// The CA's root file has these now. Whether they are the mesh's, or only for the
+    /// CA's own TLS, is for [`super::bundle::Bundle`] to tell.
+    RootFile(Vec<CertificateDer<'static>>),
 }
 
 pub(super) type SignFuture = Pin<Box<dyn Future<Output = Result<Signed, FetchError>> + Send>>;
@@ -96,7 +98,7 @@ impl Ca for LocalCa {
     fn look(&self) -> Change {
         let mut directory = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if directory.refresh() {
-            Change::Roots(directory.current().roots().to_vec())
+            Change::Authority(directory.current().roots().to_vec())
         } else {
             Change::Unchanged
         }

@@ -14,7 +14,7 @@ use rustls::version::TLS13;
 use rustls::{CertificateError, ClientConfig, CommonState, ServerConfig};
 
 use super::certificate::{self, Leaf};
-use super::clock::{Clock, TlsTime};
+use super::clock::{Clock, TlsTime, unix_time};
 use super::trust::{ExpectServer, RequireClient, Trust, provider};
 use crate::model::{SpiffeId, TrustDomain};
 
@@ -38,6 +38,7 @@ pub(super) struct TlsSettings {
 /// is its expiry, or that its root is not trusted any more.
 pub struct Credentials {
     leaf: Leaf,
+    chain: Vec<CertificateDer<'static>>,
     generation: u64,
     trust: Trust,
     server: Arc<ServerConfig>,
@@ -54,7 +55,7 @@ impl Credentials {
         generation: u64,
     ) -> Result<Self, rustls::Error> {
         let key = provider().key_provider.load_private_key(key.clone_key())?;
-        let certified = CertifiedKey::new(chain, key);
+        let certified = CertifiedKey::new(chain.clone(), key);
         let resolver = Arc::new(SingleCertAndKey::from(certified));
         let trust = settings.trust.clone();
         let time: Arc<dyn TimeProvider> = Arc::new(TlsTime(Arc::clone(&settings.clock)));
@@ -88,6 +89,7 @@ impl Credentials {
 
         Ok(Self {
             leaf,
+            chain,
             generation,
             trust,
             server: Arc::new(server),
@@ -126,6 +128,14 @@ impl Credentials {
     /// Counts the certificates of the agent; a later one has a higher number.
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// A peer with the roots of this node would take it.
+    pub(super) fn is_trusted(&self, now: SystemTime) -> bool {
+        let (Some((leaf, chain)), now) = (self.chain.split_first(), unix_time(now)) else {
+            return false;
+        };
+        self.trust.verify_client(leaf, chain, now).is_ok()
     }
 
     pub(super) fn leaf(&self) -> &Leaf {

@@ -7,6 +7,7 @@
 //! | `root-cert.pem` | the root, or the bundle of roots that peers shall trust |
 //! | `cert-chain.pem` | optional: from the issuer up to, and without, the root |
 
+use std::fmt;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
@@ -39,6 +40,8 @@ pub(super) struct Files {
     pub(super) key: KeyPair,
     pub(super) roots: Vec<CertificateDer<'static>>,
     pub(super) chain: Vec<CertificateDer<'static>>,
+    /// What an error calls key and issuer.
+    pub(super) names: (&'static str, &'static str),
 }
 
 /// Reads the directory; one that has none of the files gets a new self-signed root.
@@ -75,39 +78,101 @@ fn lock(dir: &Path) -> Option<File> {
 }
 
 fn read(dir: &Path) -> Result<Files, AuthorityError> {
-    let key_path = dir.join(KEY);
-    warn_of_mode(&key_path);
-    let key = fs::read_to_string(&key_path).map_err(io_error(&key_path))?;
-    let key = KeyPair::from_pem(&key).map_err(|error| AuthorityError::Malformed {
-        path: key_path,
-        reason: error.to_string(),
-    })?;
-    let issuer = certificates(&dir.join(ISSUER))?.swap_remove(0);
-    let roots = certificates(&dir.join(ROOT))?;
-    let chain_path = dir.join(CHAIN);
-    let chain = if chain_path.exists() {
-        certificates(&chain_path)?
-    } else {
-        Vec::new()
+    let text = |name: &'static str| -> Result<(&'static str, String), AuthorityError> {
+        let path = dir.join(name);
+        let text = fs::read_to_string(&path).map_err(io_error(&path))?;
+        Ok((name, text))
     };
-    Ok(Files {
-        issuer,
-        key,
-        roots,
-        chain,
-    })
+    warn_of_mode(&dir.join(KEY));
+    let pem = AuthorityPem {
+        key: text(KEY)?,
+        issuer: text(ISSUER)?,
+        roots: text(ROOT)?,
+        chain: dir.join(CHAIN).exists().then(|| text(CHAIN)).transpose()?,
+    };
+    pem.parse(dir)
 }
 
-/// At least one certificate.
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, AuthorityError> {
-    let text = fs::read_to_string(path).map_err(io_error(path))?;
-    certificate::from_pem(&text).ok_or_else(|| AuthorityError::Malformed {
-        path: path.to_owned(),
-        reason: "it has no PEM block CERTIFICATE, or one that can't be read".to_owned(),
-    })
+/// The texts of an authority, each with the name that an error calls it by.
+pub struct AuthorityPem {
+    /// The issuing certificate; those after it stand between it and a root.
+    pub issuer: (&'static str, String),
+    /// Its private key. A secret.
+    pub key: (&'static str, String),
+    /// What stands between it and a root.
+    pub chain: Option<(&'static str, String)>,
+    /// The roots that peers shall trust.
+    pub roots: (&'static str, String),
+}
+
+impl AuthorityPem {
+    /// The certificates and the key; errors name them as below `origin`.
+    pub(super) fn parse(&self, origin: &Path) -> Result<Files, AuthorityError> {
+        let malformed = |name: &str, reason: String| AuthorityError::Malformed {
+            path: origin.join(name),
+            reason,
+        };
+        let certificates = |(name, text): &(&'static str, String)| {
+            let reason = "it has no PEM block CERTIFICATE, or one that can't be read";
+            certificate::from_pem(text).ok_or_else(|| malformed(name, reason.to_owned()))
+        };
+        let (name, key) = &self.key;
+        let key = KeyPair::from_pem(key).map_err(|error| malformed(name, error.to_string()))?;
+        let roots = certificates(&self.roots)?;
+        let mut chain = certificates(&self.issuer)?;
+        let issuer = chain.remove(0);
+        if let Some(more) = &self.chain {
+            chain.extend(certificates(more)?);
+        }
+        Ok(Files {
+            issuer,
+            key,
+            roots,
+            chain,
+            names: (self.key.0, self.issuer.0),
+        })
+    }
+}
+
+impl fmt::Debug for AuthorityPem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuthorityPem")
+            .field("issuer", &self.issuer)
+            .field("chain", &self.chain)
+            .field("roots", &self.roots)
+            .field("key", &"[redacted]")
+            .finish()
+    }
 }
 
 fn create(dir: &Path, now: SystemTime) -> Result<(), AuthorityError> {
+    let NewRoot { certificate, key } = new_root(now)?;
+    write(&dir.join(KEY), 0o600, &key)?;
+    write(&dir.join(ROOT), 0o644, &certificate)?;
+    write(&dir.join(ISSUER), 0o644, &certificate)?;
+    tracing::info!(dir = %dir.display(), "created a self-signed root certificate");
+    Ok(())
+}
+
+/// A self-signed root that was just made, PEM.
+pub struct NewRoot {
+    /// The certificate.
+    pub certificate: String,
+    /// Its private key, PKCS #8. A secret.
+    pub key: String,
+}
+
+impl fmt::Debug for NewRoot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NewRoot")
+            .field("certificate", &self.certificate)
+            .field("key", &"[redacted]")
+            .finish()
+    }
+}
+
+/// Makes a self-signed root.
+pub fn new_root(now: SystemTime) -> Result<NewRoot, AuthorityError> {
     let key = KeyPair::generate().map_err(AuthorityError::Sign)?;
     // Roots of different meshes are told apart by their names.
     let name: u32 = rand::random();
@@ -124,16 +189,11 @@ fn create(dir: &Path, now: SystemTime) -> Result<(), AuthorityError> {
     params.not_after = (now + ROOT_TTL).into();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    let root = params
-        .self_signed(&key)
-        .map_err(AuthorityError::Sign)?
-        .pem();
-
-    write(&dir.join(KEY), 0o600, &key.serialize_pem())?;
-    write(&dir.join(ROOT), 0o644, &root)?;
-    write(&dir.join(ISSUER), 0o644, &root)?;
-    tracing::info!(dir = %dir.display(), "created a self-signed root certificate");
-    Ok(())
+    let root = params.self_signed(&key).map_err(AuthorityError::Sign)?;
+    Ok(NewRoot {
+        certificate: root.pem(),
+        key: key.serialize_pem(),
+    })
 }
 
 /// The file appears whole and with its mode, or not at all.

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::authority::timestamp;
+use super::bundle::Bundle;
 use super::client::{Ca, Change, LocalCa};
 use super::credentials::{Credentials, TlsSettings};
 use super::error::{FetchError, StartError};
@@ -59,6 +60,7 @@ pub(super) struct Manager {
     wanted: watch::Receiver<BTreeSet<SpiffeId>>,
     view: watch::Sender<OrdMap<SpiffeId, Entry>>,
     entries: OrdMap<SpiffeId, Entry>,
+    bundle: Bundle,
     attempts: FuturesUnordered<Attempt>,
     generation: u64,
     /// Counts the changes of the CA's files: an answer from before one is out of date.
@@ -116,6 +118,7 @@ impl Manager {
             wanted,
             view,
             entries: OrdMap::new(),
+            bundle: Bundle::default(),
             attempts: FuturesUnordered::new(),
             generation: 0,
             epoch: 0,
@@ -127,7 +130,7 @@ impl Manager {
 
     /// Runs until every [`Identities`] is dropped.
     pub(super) async fn run(mut self) {
-        let mut next_look = Instant::now() + TICK;
+        let mut next_look = Instant::now();
         loop {
             if Instant::now() >= next_look {
                 self.look();
@@ -190,14 +193,22 @@ impl Manager {
     fn look(&mut self) {
         match self.ca.look() {
             Change::Unchanged => {}
-            Change::Roots(roots) => {
+            Change::Authority(roots) => {
+                let roots = self.bundle.answered(roots);
                 self.tls.trust.replace(roots);
                 self.epoch += 1;
                 self.renew_all();
             }
-            Change::Renew => {
-                self.epoch += 1;
-                self.renew_all();
+            Change::RootFile(roots) => {
+                let roots = self.bundle.read(roots);
+                if self.tls.trust.replace(roots) {
+                    tracing::info!("the roots of the mesh changed: --ca-root was read again");
+                    self.renew_untrusted();
+                }
+                // What failed may have failed because of the old file.
+                if self.probe_at.is_some() {
+                    self.probe_at = Some(Instant::now());
+                }
             }
         }
         if self.attempts.is_empty() {
@@ -207,8 +218,25 @@ impl Manager {
 
     /// Renews everything, spread over a moment.
     fn renew_all(&mut self) {
+        self.renew(|_| true);
+    }
+
+    /// Renews what this node itself would refuse from a peer: other nodes will too, or do
+    /// already. A root that is added leaves all certificates as good as they are.
+    fn renew_untrusted(&mut self) {
+        let now = self.now();
+        self.renew(|entry| {
+            let credentials = entry.credentials.as_ref();
+            credentials.is_some_and(|credentials| !credentials.is_trusted(now))
+        });
+    }
+
+    fn renew(&mut self, concerned: impl Fn(&Entry) -> bool) {
         let now = self.now();
         self.for_each(|entry| {
+            if !concerned(entry) {
+                return;
+            }
             let soon = now + ROLLOVER.mul_f64(rand::random());
             entry.renew_at = entry.renew_at.min(soon);
             entry.failure = None;
@@ -367,7 +395,7 @@ impl Manager {
         if self.generation > 0 && !paused {
             tracing::info!("the CA's roots changed");
             self.rolled_over = Some(now);
-            self.renew_all();
+            self.renew_untrusted();
         }
     }
 
@@ -379,6 +407,7 @@ impl Manager {
             roots,
             key,
         } = fetched;
+        let roots = self.bundle.answered(roots);
         if self.tls.trust.replace(roots) {
             self.roots_changed();
         }

@@ -16,6 +16,7 @@
 //! ```
 
 mod authority;
+mod bundle;
 mod certificate;
 mod client;
 mod clock;
@@ -46,6 +47,7 @@ pub use clock::{Clock, SystemClock};
 pub use credentials::{
     ALPN_HBONE, ALPN_LEAN, Credentials, PeerIdentity, handshake_error, peer_identity, server_name,
 };
+pub use directory::{AuthorityPem, NewRoot, new_root};
 pub use error::{FetchError, IdentityError, StartError};
 pub use follow::AuthorityDir;
 pub use identities::{CertificateState, CertificateStatus, Identities};

@@ -14,7 +14,7 @@ use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 use rustls::ClientConfig;
 use rustls::client::Resumption;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::metadata::MetadataValue;
@@ -55,6 +55,7 @@ pub(super) struct RemoteCa {
     settings: Arc<Settings>,
     /// One connection for the fetches that are under way; none between them.
     channel: Mutex<Option<Channel>>,
+    /// Of the root file when it was last looked at.
     root_stamp: Mutex<Option<Stamp>>,
 }
 
@@ -106,7 +107,7 @@ impl RemoteCa {
             .parse()
             .map_err(|_unhelpful| wrong("the cluster id is not printable ASCII"))?;
         Ok(Self {
-            root_stamp: Mutex::new(Stamp::of(&root_file)),
+            root_stamp: Mutex::new(None),
             settings: Arc::new(Settings {
                 origin: uri,
                 address,
@@ -144,7 +145,8 @@ impl Ca for RemoteCa {
     }
 
     fn look(&self) -> Change {
-        let stamp = Stamp::of(&self.settings.root_file);
+        let path = &self.settings.root_file;
+        let stamp = Stamp::of(path);
         let mut known = self
             .root_stamp
             .lock()
@@ -154,7 +156,13 @@ impl Ca for RemoteCa {
         }
         *known = stamp;
         self.idle();
-        Change::Renew
+        match roots(path) {
+            Ok(roots) => Change::RootFile(roots),
+            Err(error) => {
+                tracing::error!(%error, "the CA's roots changed; those of before stay in force");
+                Change::Unchanged
+            }
+        }
     }
 
     fn idle(&self) {
@@ -234,14 +242,23 @@ async fn connect(
     }
 }
 
+/// The certificates of the root file.
+fn roots(path: &PathBuf) -> Result<Vec<CertificateDer<'static>>, FetchError> {
+    let file = |reason: &str| FetchError::File {
+        path: path.clone(),
+        reason: reason.to_owned(),
+    };
+    if !path.exists() {
+        return Err(file(
+            "it is not there yet; it is read as soon as the CA's roots are published there",
+        ));
+    }
+    certificate::from_pem(&read(path)?).ok_or_else(|| file("it has no PEM certificate"))
+}
+
 /// The CA's own certificate is verified against the root file, by the URL's host.
 fn tls_config(settings: &Settings) -> Result<ClientConfig, FetchError> {
-    let file = |reason: String| FetchError::File {
-        path: settings.root_file.clone(),
-        reason,
-    };
-    let text = read(&settings.root_file)?;
-    let roots = certificate::from_pem(&text).ok_or(file("it has no PEM certificate".into()))?;
+    let roots = roots(&settings.root_file)?;
     let time = Arc::new(TlsTime(Arc::clone(&settings.clock)));
     let mut config = ClientConfig::builder_with_details(trust::provider(), time)
         .with_protocol_versions(&[&rustls::version::TLS13])

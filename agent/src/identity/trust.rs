@@ -78,7 +78,7 @@ impl Trust {
 
     /// The chain leads to a root in force, for use as a TLS client, and nothing of it
     /// is expired.
-    fn verify_client(
+    pub(super) fn verify_client(
         &self,
         leaf: &CertificateDer<'_>,
         chain: &[CertificateDer<'_>],
