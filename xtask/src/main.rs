@@ -5,6 +5,7 @@ mod bpf;
 mod build;
 mod codegen;
 mod demo;
+mod kubernetes;
 mod lint;
 mod setup;
 mod test;

@@ -17,7 +17,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 use fairlead_tests::missing_programs;
 
-use crate::{ui, workspace};
+use crate::{kubernetes, ui, workspace};
 
 /// The release of bpf-linker that is known to work, and its LLVM.
 const LINKER_VERSION: &str = "0.13.0";
@@ -57,14 +57,19 @@ pub(crate) struct Options {
 
 /// The task.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let missing = missing_everything();
-    if options.check && !missing.is_empty() {
-        for step in &missing {
-            ui::line(format_args!("missing: {}", step.title()));
+    let steps = missing_everything();
+    if options.check {
+        let mut missing: Vec<_> = steps.iter().map(Step::title).collect();
+        missing.extend(kubernetes::missing());
+        for title in &missing {
+            ui::line(format_args!("missing: {title}"));
         }
-        bail!("run: cargo xtask setup");
+        if !missing.is_empty() {
+            bail!("run: cargo xtask setup");
+        }
     }
-    satisfy(&missing)?;
+    satisfy(&steps)?;
+    drop(kubernetes::obtain()?);
     ui::already("everything needed is here");
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{build, setup, ui, vm, workspace};
+use crate::{build, kubernetes, setup, ui, vm, workspace};
 
 /// What to run.
 #[derive(Debug, clap::Args)]
@@ -31,9 +31,26 @@ enum Tier {
     Pure,
     /// As root: namespaces, cgroup2, eBPF, real clients and servers.
     Node,
-    /// Both.
+    /// As root: the same with a real Kubernetes API server, which is built first.
+    Cluster,
+    /// All of them.
     All,
 }
+
+impl Tier {
+    /// What the names of its tests begin with.
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Pure => "pure::",
+            Self::Node => "node::",
+            Self::Cluster => "cluster::",
+            Self::All => "",
+        }
+    }
+}
+
+/// The tiers whose tests the integration binary has.
+const TIERS: [Tier; 3] = [Tier::Pure, Tier::Node, Tier::Cluster];
 
 /// How long the tests may take under an emulated processor.
 const VM_LIMIT: Duration = Duration::from_mins(40);
@@ -81,8 +98,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if let Some(series) = &options.kernel {
         return summarise(&[whole_under(series, options)?]);
     }
+    let mut environment = environment().to_vec();
+    if root && matches!(options.tier, Tier::Cluster | Tier::All) {
+        environment.push((kubernetes::VARIABLE, kubernetes::obtain()?));
+    }
     let mut suites = Vec::new();
-    if options.tier != Tier::Node {
+    if matches!(options.tier, Tier::Pure | Tier::All) {
         let mut command = workspace::cargo();
         command.args([
             "test",
@@ -97,7 +118,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     suites.push(suite(
         "the whole",
-        integration().arg("--").args(selection(options)),
+        integration()
+            .envs(environment)
+            .arg("--")
+            .args(selection(options)),
     )?);
     summarise(&suites)
 }
@@ -105,9 +129,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// `cargo test` of the integration binary, without the binary's own arguments.
 fn integration() -> Command {
     let mut command = workspace::cargo();
-    command
-        .args(["test", "--package", "fairlead-tests", "--test", "fairlead"])
-        .envs(environment());
+    command.args(["test", "--package", "fairlead-tests", "--test", "fairlead"]);
     command
 }
 
@@ -120,16 +142,23 @@ fn environment() -> [(&'static str, PathBuf); 2] {
 }
 
 /// The arguments of the integration binary. Its filter is one substring, so that a
-/// tier and a name can't both be given to it; the tier is skipped away instead.
+/// tier and a name can't both be given to it; the other tiers are skipped away instead.
 fn selection(options: &Options) -> Vec<&str> {
-    match (options.filter.as_deref(), options.tier) {
-        (Some(filter), Tier::Pure) => vec![filter, "--skip", "node::"],
-        (Some(filter), Tier::Node) => vec![filter, "--skip", "pure::"],
-        (Some(filter), Tier::All) => vec![filter],
-        (None, Tier::Pure) => vec!["pure::"],
-        (None, Tier::Node) => vec!["node::"],
-        (None, Tier::All) => Vec::new(),
+    let Some(filter) = options.filter.as_deref() else {
+        let prefix = options.tier.prefix();
+        return if prefix.is_empty() {
+            Vec::new()
+        } else {
+            vec![prefix]
+        };
+    };
+    let mut arguments = vec![filter];
+    for tier in TIERS {
+        if options.tier != Tier::All && options.tier != tier {
+            arguments.extend(["--skip", tier.prefix()]);
+        }
     }
+    arguments
 }
 
 /// Runs one `cargo test`, showing its output as it comes.
@@ -169,6 +198,8 @@ fn whole_under(series: &vm::Series, options: &Options) -> Result<(&'static str, 
     for test in left_out.clone() {
         command.extend(["--skip".into(), test.into()]);
     }
+    // A control plane on an emulated processor says nothing of the kernel.
+    command.extend(["--skip".into(), Tier::Cluster.prefix().into()]);
     let mut environment: Vec<_> = environment()
         .map(|(name, path)| (OsString::from(name), path.into_os_string()))
         .into();
