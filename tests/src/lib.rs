@@ -10,6 +10,7 @@
 
 mod agent;
 mod capture;
+pub mod cluster;
 mod manifest;
 mod place;
 mod pod;
@@ -26,7 +27,9 @@ pub use manifest::Manifests;
 pub use place::Place;
 pub use pod::{Pod, PodSpec};
 pub use process::{Output, Process, run};
-pub use requirements::{missing_for_node_tier, missing_programs, skips_are_failures};
+pub use requirements::{
+    missing_for_cluster_tier, missing_for_node_tier, missing_programs, skips_are_failures,
+};
 pub use system::{remove_world, sweep};
 pub use wait::{patient, until, until_ok};
 pub use world::{Node, World, WorldOptions};

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Deref;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
 use anyhow::Result;
@@ -23,6 +24,8 @@ pub struct PodSpec {
     labels: BTreeMap<String, String>,
     annotations: BTreeMap<String, String>,
     published: bool,
+    address: Option<u32>,
+    uid: Option<String>,
 }
 
 impl PodSpec {
@@ -37,6 +40,8 @@ impl PodSpec {
             labels: BTreeMap::from([("app".to_owned(), name.to_owned())]),
             annotations: BTreeMap::new(),
             published: true,
+            address: None,
+            uid: None,
         }
     }
 
@@ -67,12 +72,79 @@ impl PodSpec {
         self.label("fairlead.dev/mesh", "disabled")
     }
 
+    /// Gives it the addresses of another pod of its node, which has ended.
+    #[must_use]
+    pub fn address_of(mut self, other: &Pod) -> Self {
+        self.address = Some(other.number);
+        self
+    }
+
+    /// `metadata.namespace`.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// The node that it is to be on.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
     /// Makes the pod, but no manifest: the mesh has never heard of it.
     #[must_use]
     pub fn unpublished(mut self) -> Self {
         self.published = false;
         self
     }
+
+    /// The object as a user writes it, but bound to its node.
+    pub fn object(&self) -> Value {
+        json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {
+                "namespace": self.namespace, "name": self.name,
+                "labels": self.labels, "annotations": self.annotations,
+            },
+            "spec": {
+                "nodeName": self.node,
+                "serviceAccountName": self.service_account,
+                "containers": [{"name": "app", "image": "app"}],
+            },
+        })
+    }
+
+    /// Gives it the UID that the API server chose, and the cgroup that kubelet and
+    /// containerd give a pod of that UID.
+    #[must_use]
+    pub(crate) fn with_uid(mut self, uid: &str) -> Self {
+        self.uid = Some(uid.to_owned());
+        self
+    }
+
+    /// Where its processes run, below its node's cgroup.
+    fn cgroup(&self) -> PathBuf {
+        match &self.uid {
+            None => format!("{}.{}", self.namespace, self.name).into(),
+            Some(uid) => pod_cgroup(uid).join(container_cgroup(uid, "app")),
+        }
+    }
+
+    /// `spec.serviceAccountName`.
+    pub fn account(&self) -> &str {
+        &self.service_account
+    }
+}
+
+/// The cgroup of a pod as kubelet names it with systemd's driver, below its node's.
+pub(crate) fn pod_cgroup(uid: &str) -> PathBuf {
+    let uid = uid.replace('-', "_");
+    PathBuf::from(format!("kubepods.slice/kubepods-pod{uid}.slice"))
+}
+
+/// The cgroup of a container as containerd names it, with an identifier of 64 digits.
+pub(crate) fn container_cgroup(uid: &str, container: &str) -> String {
+    let digits = format!("{uid}{container}");
+    let digits: String = digits.bytes().map(|byte| format!("{byte:02x}")).collect();
+    format!("cri-containerd-{digits:0<64.64}.scope")
 }
 
 /// A pod that is up. Programs run in it through its [`Place`].
@@ -92,6 +164,7 @@ pub struct Pod {
     manifests: Manifests,
     spec: PodSpec,
     device: String,
+    number: u32,
     node_netns: String,
 }
 
@@ -106,12 +179,15 @@ impl Deref for Pod {
 impl Pod {
     pub(crate) fn create(world: &World, spec: &PodSpec) -> Result<Self> {
         let node = world.node(&spec.node);
-        let number = 10 + node.pods.fetch_add(1, Ordering::Relaxed);
-        let cgroup = node
-            .cgroup
-            .join(format!("{}.{}", spec.namespace, spec.name));
+        let next = 10 + node.pods.fetch_add(1, Ordering::Relaxed);
+        let number = spec.address.unwrap_or(next);
+        let cgroup = node.cgroup.join(spec.cgroup());
         std::fs::create_dir_all(&cgroup)?;
-        let member = format!("{}.{}.{}", spec.node, spec.namespace, spec.name);
+        let mut member = format!("{}.{}.{}", spec.node, spec.namespace, spec.name);
+        if let Some(uid) = &spec.uid {
+            // One of the same name may have been here before.
+            member = format!("{member}.{uid}");
+        }
         let pod = Self {
             name: spec.name.clone(),
             namespace: spec.namespace.clone(),
@@ -125,7 +201,8 @@ impl Pod {
             },
             manifests: world.manifests().clone(),
             spec: spec.clone(),
-            device: format!("pod{number}"),
+            device: format!("pod{next}"),
+            number,
             node_netns: node.host.netns.clone(),
         };
         pod.connect(node.ip4, node.ip6)?;
@@ -142,29 +219,25 @@ impl Pod {
 
     /// Its manifest.
     pub fn manifest(&self) -> Value {
-        let mut annotations = self.spec.annotations.clone();
-        annotations
-            .entry("fairlead.dev/netns".to_owned())
-            .or_insert_with(|| self.place.netns().display().to_string());
+        let mut object = self.spec.object();
+        object["metadata"]["uid"] = self.place.netns.as_str().into();
+        if let Some(annotations) = object["metadata"]["annotations"].as_object_mut() {
+            annotations
+                .entry("fairlead.dev/netns")
+                .or_insert_with(|| self.place.netns().display().to_string().into());
+        }
+        object["status"] = self.status();
+        object
+    }
+
+    /// The status that kubelet gives it while it runs.
+    pub fn status(&self) -> Value {
         let ips = [IpAddr::from(self.ip4), IpAddr::from(self.ip6)];
         json!({
-            "apiVersion": "v1", "kind": "Pod",
-            "metadata": {
-                "namespace": self.namespace, "name": self.name,
-                "uid": self.place.netns, "labels": self.spec.labels,
-                "annotations": annotations,
-            },
-            "spec": {
-                "nodeName": self.node,
-                "serviceAccountName": self.spec.service_account,
-                "containers": [{"name": "app", "image": "app"}],
-            },
-            "status": {
-                "phase": "Running",
-                "podIP": self.ip4,
-                "podIPs": ips.map(|ip| json!({"ip": ip})),
-                "conditions": [{"type": "Ready", "status": "True"}],
-            },
+            "phase": "Running",
+            "podIP": self.ip4,
+            "podIPs": ips.map(|ip| json!({"ip": ip})),
+            "conditions": [{"type": "Ready", "status": "True"}],
         })
     }
 
@@ -208,8 +281,9 @@ impl Pod {
                 format!("address add 169.254.1.1/32 dev {device}"),
                 format!("address add fe80::1/64 dev {device} nodad"),
                 format!("link set {device} up"),
-                format!("route add {ip4}/32 dev {device} src {node_ip4}"),
-                format!("route add {ip6}/128 dev {device} src {node_ip6}"),
+                // The address may have been another pod's, whose device is still going away.
+                format!("route replace {ip4}/32 dev {device} src {node_ip4}"),
+                format!("route replace {ip6}/128 dev {device} src {node_ip6}"),
             ],
         )?;
         system::ip_batch(

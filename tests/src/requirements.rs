@@ -21,6 +21,16 @@ pub fn missing_for_node_tier() -> Vec<String> {
     missing
 }
 
+/// Why the cluster tier cannot run here: it needs what the node tier needs, and Kubernetes.
+pub fn missing_for_cluster_tier() -> Vec<String> {
+    let mut missing = missing_for_node_tier();
+    missing.extend(missing_programs(&["curl"]));
+    if let Err(error) = crate::cluster::kubernetes() {
+        missing.push(format!("Kubernetes ({error})"));
+    }
+    missing
+}
+
 /// Those of the programs that are not in `PATH`.
 pub fn missing_programs(programs: &[&str]) -> Vec<String> {
     let path = std::env::var_os("PATH").unwrap_or_default();

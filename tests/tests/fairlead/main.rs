@@ -1,11 +1,12 @@
 //! Fairlead on a real kernel, with real clients and servers.
 //!
-//! Two tiers: `pure` needs nothing; `node` needs root, network namespaces, cgroup2
-//! and eBPF. A test that cannot run here is skipped and says what it needs; with
+//! Three tiers: `pure` needs nothing; `node` needs root, network namespaces, cgroup2
+//! and eBPF; `cluster` needs a Kubernetes API server besides. A test that cannot run here is skipped and says what it needs; with
 //! `FAIRLEAD_CI` or `CI` set it fails instead. The names that `--tier` of
 //! `cargo xtask test` filters by begin with the tier.
 
 mod applications;
+mod cluster;
 mod command_line;
 mod connections;
 mod envoy;
@@ -20,7 +21,9 @@ mod redirect;
 use std::io::Write;
 use std::process::ExitCode;
 
-use fairlead_tests::{missing_for_node_tier, missing_programs, skips_are_failures};
+use fairlead_tests::{
+    missing_for_cluster_tier, missing_for_node_tier, missing_programs, skips_are_failures,
+};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// Where a test can run.
@@ -30,6 +33,15 @@ enum Tier {
     Pure,
     /// On a machine that may be given namespaces and eBPF programs.
     Node,
+    /// On such a machine with the programs of Kubernetes.
+    Cluster,
+}
+
+/// What the tiers lack here.
+#[derive(Debug)]
+struct Missing {
+    node: Vec<String>,
+    cluster: Vec<String>,
 }
 
 /// A test and what it needs.
@@ -60,16 +72,26 @@ impl Test {
         }
     }
 
+    const fn cluster(name: &'static str, run: fn() -> anyhow::Result<()>) -> Self {
+        Self {
+            name,
+            tier: Tier::Cluster,
+            programs: &[],
+            run,
+        }
+    }
+
     const fn with(mut self, programs: &'static [&'static str]) -> Self {
         self.programs = programs;
         self
     }
 
     /// The test as the runner takes it; skipped or failing where something is missing.
-    fn trial(self, missing_for_tier: &[String]) -> Trial {
+    fn trial(self, missing: &Missing) -> Trial {
         let (prefix, mut missing) = match self.tier {
             Tier::Pure => ("pure", Vec::new()),
-            Tier::Node => ("node", missing_for_tier.to_vec()),
+            Tier::Node => ("node", missing.node.clone()),
+            Tier::Cluster => ("cluster", missing.cluster.clone()),
         };
         missing.extend(missing_programs(self.programs));
         let name = format!("{prefix}::{}", self.name);
@@ -103,7 +125,10 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Each test is a world of processes of its own: more at once only makes them slow.
     arguments.test_threads = arguments.test_threads.or(Some(2));
-    let missing = missing_for_node_tier();
+    let missing = Missing {
+        node: missing_for_node_tier(),
+        cluster: missing_for_cluster_tier(),
+    };
     let mut tests = vec![
         applications::TESTS,
         command_line::TESTS,
@@ -115,16 +140,19 @@ fn main() -> ExitCode {
         policies::TESTS,
     ];
     tests.extend(redirect::TESTS);
+    tests.extend(cluster::TESTS);
     let trials = tests
         .concat()
         .into_iter()
         .map(|test| test.trial(&missing))
         .collect();
-    if missing.is_empty()
+    if missing.node.is_empty()
         && let Err(error) = fairlead_tests::sweep()
     {
         let failed = Trial::test("sweep", move || Err(Failed::from(format!("{error:#}"))));
         return libtest_mimic::run(&arguments, vec![failed]).exit_code();
     }
-    libtest_mimic::run(&arguments, trials).exit_code()
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    fairlead_tests::cluster::end();
+    conclusion.exit_code()
 }
