@@ -255,6 +255,8 @@ pub struct AuthorizationPolicy {
     pub dry_run: bool,
     /// Its rules. None: an ALLOW that permits nothing, a DENY that never matches.
     pub rules: Vec<Rule>,
+    /// `metadata.generation`: counts the changes of its spec; 0 where the source gives none.
+    pub generation: i64,
     /// What of it was not understood. Such a policy denies everything that it
     /// selects, whatever its action says.
     pub invalid: Option<String>,
@@ -283,6 +285,8 @@ pub struct MeshPolicy {
     pub mtls: Option<MtlsMode>,
     /// `spec.mtls.ports`: per application port, before `mtls`.
     pub port_mtls: BTreeMap<u16, MtlsMode>,
+    /// `metadata.generation`: counts the changes of its spec; 0 where the source gives none.
+    pub generation: i64,
     /// What of it was not understood. Such a policy is STRICT for what it selects.
     pub invalid: Option<String>,
 }

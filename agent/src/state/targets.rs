@@ -8,6 +8,25 @@ use super::problems::Owner;
 use super::{Snapshot, Writer};
 use crate::model::NamespacedName;
 
+impl Snapshot {
+    /// The Services that a scope names and that don't exist, with their places in
+    /// `targetRefs`.
+    pub fn missing_targets<'a>(
+        &'a self,
+        namespace: &'a Arc<str>,
+        scope: &'a PolicyScope,
+    ) -> impl Iterator<Item = (usize, &'a Arc<str>)> {
+        let targets: &[Arc<str>] = match scope {
+            PolicyScope::Services(services) => services,
+            PolicyScope::Mesh | PolicyScope::Pods(_) => &[],
+        };
+        targets.iter().enumerate().filter(|(_, target)| {
+            let service = NamespacedName::new(Arc::clone(namespace), Arc::clone(target));
+            !self.services.contains_key(&service)
+        })
+    }
+}
+
 impl Writer {
     /// Reports `targetRefs` to Services that don't exist.
     pub(super) fn check_targets(
@@ -17,16 +36,10 @@ impl Writer {
         scope: Option<&PolicyScope>,
     ) {
         let key = ObjectKey { kind, name };
-        let targets: &[Arc<str>] = match scope {
-            Some(PolicyScope::Services(services)) => services,
-            Some(PolicyScope::Mesh | PolicyScope::Pods(_)) | None => &[],
-        };
         let namespace = &key.name.namespace;
-        let missing = targets.iter().enumerate().filter(|(_, target)| {
-            let service = NamespacedName::new(Arc::clone(namespace), Arc::clone(target));
-            !self.snapshot.services.contains_key(&service)
-        });
+        let missing = scope.into_iter();
         let problems = missing
+            .flat_map(|scope| self.snapshot.missing_targets(namespace, scope))
             .map(|(index, target)| {
                 let message =
                     format!("there is no Service {namespace}/{target}: nothing is selected by it");

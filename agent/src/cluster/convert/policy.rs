@@ -53,6 +53,7 @@ pub(super) fn authorization(converted: &mut Converted, value: &Value, alien: Opt
         action,
         dry_run,
         rules,
+        generation: generation(value),
         invalid: invalid(&reader),
     };
     converted.problems.append(&mut reader.problems);
@@ -96,6 +97,7 @@ pub(super) fn mesh(converted: &mut Converted, value: &Value, alien: Option<Field
         name: name.clone(),
         mtls,
         port_mtls,
+        generation: generation(value),
         invalid: invalid(&reader),
     };
     converted.problems.append(&mut reader.problems);
@@ -153,6 +155,11 @@ fn spec<'v>(
 fn invalid(reader: &Reader) -> Option<String> {
     let FieldProblem { field, message } = reader.problems.first()?;
     Some(format!("{field}: {message}"))
+}
+
+fn generation(value: &Value) -> i64 {
+    let generation = value.get("metadata").and_then(|m| m.get("generation"));
+    generation.and_then(Value::as_i64).unwrap_or(0)
 }
 
 /// What a policy selects, as far as it was read.
@@ -381,6 +388,7 @@ pub(in crate::cluster) fn in_place_of_text(namespace: &str, place: &str) -> Obje
         action: Action::Deny,
         dry_run: false,
         rules: Vec::new(),
+        generation: 0,
         invalid: Some(why.message),
     })
 }

@@ -159,6 +159,8 @@ fn pattern(text: &str) -> Result<StringMatch, String> {
 /// A port as a number or, as Istio writes it, a string.
 pub(super) fn port(value: &Value) -> Result<u16, String> {
     let number = match value {
+        // One spelling each: neither "+80" nor "080".
+        Value::String(text) if text.starts_with(['+', '0']) => None,
         Value::String(text) => text.parse().ok(),
         _ => value.as_u64().and_then(|number| u16::try_from(number).ok()),
     };

@@ -24,6 +24,7 @@ fn policy(text: &str, action: Action, rules: Vec<Rule>) -> AuthorizationPolicy {
         action,
         dry_run: false,
         rules,
+        generation: 0,
         invalid: None,
     }
 }
@@ -35,6 +36,7 @@ fn mesh(text: &str, mtls: Option<MtlsMode>, ports: &[(u16, MtlsMode)]) -> MeshPo
         scope: PolicyScope::Pods(Selector::default()),
         mtls,
         port_mtls: ports.iter().copied().collect(),
+        generation: 0,
         invalid: None,
     }
 }

@@ -36,6 +36,7 @@ fn allow(server: &str, client: &str) -> Object {
             }],
             to: Vec::new(),
         }],
+        generation: 0,
         invalid: None,
     })
 }
@@ -46,6 +47,7 @@ fn strict(server: &str) -> Object {
         scope: selecting(server),
         mtls: Some(MtlsMode::Strict),
         port_mtls: std::collections::BTreeMap::new(),
+        generation: 0,
         invalid: None,
     })
 }
