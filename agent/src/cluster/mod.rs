@@ -8,6 +8,7 @@
 //! understood keeps its last good version; a policy that can't be understood denies
 //! what it selects.
 
+pub mod api;
 pub mod convert;
 pub mod dir;
 mod field;

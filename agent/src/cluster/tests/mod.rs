@@ -1,10 +1,12 @@
 //! Manifests to state.
 
+mod api;
 mod convert;
 mod dir;
 mod files;
 mod manifest;
 mod policy;
+mod schema;
 
 use std::sync::Arc;
 

@@ -1,0 +1,37 @@
+//! The kinds of `fairlead.dev`, as Kubernetes is told of them.
+//!
+//! The definitions are made from these types: `cargo xtask codegen` writes them to
+//! `deploy/crds/`. Which fields there are and which values they take is the same here
+//! and in [`super::convert`], which reads the objects; tests compare the two, field by
+//! field.
+//!
+//! Invariant: the API server refuses only what the conversion would not understand
+//! either. The other way round it takes more: a field that a schema does not know, or a
+//! null, an API server drops without a word, and a rule of a policy without one of its
+//! conditions says something else. So the schemas keep both everywhere; the conversion
+//! finds them, the policy denies what it selects, and its status says why.
+
+mod authorization_policy;
+mod mesh_policy;
+mod schema;
+mod selection;
+mod status;
+
+pub use authorization_policy::{
+    Action, AuthorizationPolicy, AuthorizationPolicySpec, Destination, Operation, Origin, Rule,
+    Source,
+};
+pub use mesh_policy::{MeshPolicy, MeshPolicySpec, Mtls, MtlsMode, PortMtls};
+pub use selection::{Selector, TargetKind, TargetRef};
+pub use status::{Condition, ConditionStatus, PolicyStatus};
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1 as apiextensions;
+use kube::CustomResourceExt as _;
+
+/// The definition of every kind, as the API server takes it.
+pub fn definitions() -> Vec<apiextensions::CustomResourceDefinition> {
+    [AuthorizationPolicy::crd(), MeshPolicy::crd()]
+        .into_iter()
+        .map(schema::finish)
+        .collect()
+}

@@ -1,0 +1,353 @@
+//! The definitions of our kinds, beside what the conversion makes of their objects.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use super::schema::refusals;
+use super::trust_domain;
+use crate::cluster::convert::{Converter, NetnsFrom};
+use crate::cluster::{FieldProblem, api};
+
+const KINDS: [&str; 2] = ["AuthorizationPolicy", "MeshPolicy"];
+
+fn schema(kind: &str) -> Value {
+    let mut definitions = api::definitions().into_iter();
+    let definition = definitions.find(|definition| definition.spec.names.kind == kind);
+    let version = &definition.unwrap().spec.versions[0];
+    let schema = version.schema.as_ref().unwrap();
+    serde_json::to_value(&schema.open_api_v3_schema).unwrap()
+}
+
+fn object(kind: &str, spec: Value) -> Value {
+    let mut object = json!({
+        "apiVersion": "fairlead.dev/v1alpha1",
+        "kind": kind,
+        "metadata": {"name": "p", "namespace": "shop"},
+    });
+    if !spec.is_null() {
+        object["spec"] = spec;
+    }
+    object
+}
+
+/// What the conversion says against an object.
+fn problems(object: &Value) -> Vec<String> {
+    let converted = Converter::new(trust_domain(), NetnsFrom::Annotation).value(object);
+    let problem = |problem: FieldProblem| format!("{}: {}", problem.field, problem.message);
+    converted.problems.into_iter().map(problem).collect()
+}
+
+/// Every node of a schema that has fields of its own, with the pointer to an example of
+/// it in an object.
+fn nodes<'s>(schema: &'s Value, pointer: &str, found: &mut Vec<(String, &'s Value)>) {
+    if let Some(properties) = schema["properties"].as_object() {
+        found.push((pointer.to_owned(), schema));
+        for (name, property) in properties.iter().filter(|(name, _)| *name != "status") {
+            nodes(property, &format!("{pointer}/{name}"), found);
+        }
+    }
+    if schema["items"].is_object() {
+        nodes(&schema["items"], &format!("{pointer}/0"), found);
+    }
+    if schema["additionalProperties"].is_object() {
+        nodes(
+            &schema["additionalProperties"],
+            &format!("{pointer}/80"),
+            found,
+        );
+    }
+}
+
+/// An object with a field at the end of a pointer.
+fn with_field(kind: &str, pointer: &str, field: &str) -> Value {
+    let mut value = json!({field: "?"});
+    let steps: Vec<&str> = pointer.split('/').skip(1).collect();
+    for step in steps.into_iter().rev() {
+        value = if step == "0" {
+            json!([value])
+        } else {
+            json!({step: value})
+        };
+    }
+    let mut whole = object(kind, Value::Null);
+    whole
+        .as_object_mut()
+        .unwrap()
+        .append(value.as_object_mut().unwrap());
+    whole
+}
+
+#[test]
+fn schema_and_conversion_know_the_same_fields() {
+    for kind in KINDS {
+        let schema = schema(kind);
+        let mut found = Vec::new();
+        nodes(&schema, "", &mut found);
+        assert!(found.len() > 4);
+        for (pointer, node) in found {
+            let text = problems(&with_field(kind, &pointer, "strange")).join("\n");
+            let known = text.split("strange: is not known here; known are: ").nth(1);
+            let known = known.unwrap_or_else(|| panic!("{kind} {pointer}: {text}"));
+            let known: BTreeSet<&str> = known.lines().next().unwrap().split(", ").collect();
+            let properties = node["properties"].as_object().unwrap().keys();
+            let mut properties: BTreeSet<&str> = properties.map(String::as_str).collect();
+            if pointer.is_empty() {
+                // Of every object of Kubernetes.
+                properties.extend(["apiVersion", "kind", "metadata"]);
+            }
+            assert_eq!(properties, known, "{kind} {pointer}");
+        }
+    }
+}
+
+#[test]
+fn a_field_that_is_not_known_is_kept_wherever_it_is() {
+    for kind in KINDS {
+        let schema = schema(kind);
+        let mut found = Vec::new();
+        nodes(&schema, "", &mut found);
+        for (pointer, node) in found {
+            let kept = &node["x-kubernetes-preserve-unknown-fields"];
+            assert_eq!(kept, &Value::Bool(true), "{kind} {pointer}");
+        }
+    }
+}
+
+#[test]
+fn every_field_is_described() {
+    fn walk(schema: &Value, path: &str) {
+        for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+            let path = format!("{path}.{name}");
+            assert!(property["description"].is_string(), "{path}");
+            walk(property, &path);
+        }
+        let inner = [&schema["items"], &schema["additionalProperties"]];
+        for inner in inner.into_iter().filter(|inner| inner.is_object()) {
+            walk(inner, path);
+        }
+    }
+    for kind in KINDS {
+        let schema = schema(kind);
+        assert!(schema["description"].is_string());
+        walk(&schema, kind);
+    }
+}
+
+#[track_caller]
+fn taken(kind: &str, spec: Value) {
+    let object = object(kind, spec);
+    assert_eq!(
+        refusals(&schema(kind), &object),
+        Vec::<String>::new(),
+        "{object}"
+    );
+    assert_eq!(problems(&object), Vec::<String>::new(), "{object}");
+}
+
+/// The API server does not let it in, and the conversion would not understand it.
+#[track_caller]
+fn refused(kind: &str, spec: Value) {
+    let object = object(kind, spec);
+    assert_ne!(
+        refusals(&schema(kind), &object),
+        Vec::<String>::new(),
+        "{object}"
+    );
+    assert_ne!(problems(&object), Vec::<String>::new(), "{object}");
+}
+
+/// The API server lets it in, for the conversion to find.
+#[track_caller]
+fn found_later(kind: &str, spec: Value) {
+    let object = object(kind, spec);
+    assert_eq!(
+        refusals(&schema(kind), &object),
+        Vec::<String>::new(),
+        "{object}"
+    );
+    assert_ne!(problems(&object), Vec::<String>::new(), "{object}");
+}
+
+fn from(source: Value) -> Value {
+    json!({"rules": [{"from": [{"source": source}]}]})
+}
+
+fn to(operation: Value) -> Value {
+    json!({"rules": [{"to": [{"operation": operation}]}]})
+}
+
+#[test]
+fn what_both_take() {
+    let kind = "AuthorizationPolicy";
+    taken(kind, Value::Null);
+    taken(kind, json!({}));
+    taken(kind, json!({"rules": []}));
+    taken(kind, json!({"action": "ALLOW", "rules": [{}]}));
+    taken(
+        kind,
+        json!({"action": "AUDIT", "dryRun": true, "selector": {"matchLabels": {"a": "b"}}}),
+    );
+    taken(
+        kind,
+        json!({"selector": {}, "targetRefs": [{"kind": "Service", "name": "web"}]}),
+    );
+    let target = json!({"group": "", "kind": "Service", "name": "web", "namespace": "shop"});
+    taken(kind, json!({"action": "DENY", "targetRefs": [target]}));
+    let principals = [
+        "*",
+        "a*",
+        "*/sa/web",
+        "cluster.local/ns/a/sa/b",
+        "spiffe://x/ns/a/sa/b",
+    ];
+    taken(
+        kind,
+        from(json!({"principals": principals, "notPrincipals": ["spiffe://*"]})),
+    );
+    taken(
+        kind,
+        from(json!({"namespaces": ["a", "b*", "*c", "*"], "notNamespaces": ["d"]})),
+    );
+    let blocks = ["10.0.0.0/8", "10.1.2.3", "fd00::/8", "::ffff:10.0.0.0/104"];
+    taken(
+        kind,
+        from(json!({"ipBlocks": blocks, "notIpBlocks": ["::1"]})),
+    );
+    taken(
+        kind,
+        to(json!({"ports": [1, "80", 65535, "65535", "9999", "64000"], "notPorts": ["1"]})),
+    );
+    let kind = "MeshPolicy";
+    taken(kind, Value::Null);
+    taken(kind, json!({"mtls": {}}));
+    let ports = json!({"1": {"mode": "PERMISSIVE"}, "65535": {"mode": "STRICT"}});
+    taken(kind, json!({"mtls": {"mode": "STRICT", "ports": ports}}));
+}
+
+#[test]
+fn what_both_refuse() {
+    for kind in KINDS {
+        refused(kind, json!([]));
+        refused(kind, json!({"selector": {"matchLabels": {"a": 1}}}));
+        refused(kind, json!({"targetRefs": []}));
+        refused(
+            kind,
+            json!({"targetRefs": [{"kind": "Gateway", "name": "x"}]}),
+        );
+        refused(kind, json!({"targetRefs": [{"kind": "Service"}]}));
+        refused(
+            kind,
+            json!({"targetRefs": [{"kind": "Service", "name": ""}]}),
+        );
+        refused(kind, json!({"targetRefs": [{"name": "web"}]}));
+        refused(
+            kind,
+            json!({"targetRefs": [{"group": "apps", "kind": "Service", "name": "x"}]}),
+        );
+        let target = json!([{"kind": "Service", "name": "web"}]);
+        let selector = json!({"matchLabels": {"a": "b"}});
+        refused(kind, json!({"selector": selector, "targetRefs": target}));
+    }
+    let kind = "AuthorizationPolicy";
+    refused(kind, json!({"action": "allow"}));
+    refused(kind, json!({"dryRun": "true"}));
+    refused(kind, json!({"rules": {}}));
+    refused(kind, json!({"rules": [{"from": []}]}));
+    refused(kind, json!({"rules": [{"from": [{}]}]}));
+    refused(kind, from(json!({})));
+    refused(kind, to(json!({})));
+    for principal in [
+        "",
+        "spiffe://",
+        "a*b",
+        "**",
+        "shop/web",
+        "cluster.local/ns/a",
+        "x/ns/a/sa/b/",
+    ] {
+        refused(kind, from(json!({"principals": [principal]})));
+        refused(kind, from(json!({"notPrincipals": [principal]})));
+    }
+    for namespace in [
+        json!([]),
+        json!([""]),
+        json!(["a*b"]),
+        json!(["**"]),
+        json!([1]),
+    ] {
+        refused(kind, from(json!({"namespaces": namespace})));
+        refused(kind, from(json!({"notNamespaces": namespace})));
+    }
+    for block in [json!([]), json!(["web"]), json!(["10.0.0.0/"]), json!([1])] {
+        refused(kind, from(json!({"ipBlocks": block})));
+        refused(kind, from(json!({"notIpBlocks": block})));
+    }
+    for port in [
+        json!(0),
+        json!(65536),
+        json!(-1),
+        json!("0"),
+        json!("65536"),
+        json!("080"),
+        json!("+1"),
+        json!("http"),
+    ] {
+        refused(kind, to(json!({"ports": [port]})));
+        refused(kind, to(json!({"notPorts": [port]})));
+    }
+    let kind = "MeshPolicy";
+    refused(kind, json!({"mtls": {"mode": "DISABLE"}}));
+    for port in ["0", "65536", "-1", "http"] {
+        refused(kind, json!({"mtls": {"ports": {port: {"mode": "STRICT"}}}}));
+    }
+    refused(kind, json!({"mtls": {"ports": {"80": {}}}}));
+    refused(kind, json!({"mtls": {"ports": {"80": {"mode": "strict"}}}}));
+}
+
+#[test]
+fn what_only_the_conversion_can_tell() {
+    let kind = "AuthorizationPolicy";
+    found_later(kind, json!({"dryrun": true}));
+    found_later(kind, from(json!({"principal": ["*"]})));
+    found_later(kind, to(json!({"methods": ["GET"]})));
+    found_later(kind, json!({"rules": [{"when": []}]}));
+    found_later(kind, json!({"selector": {"matchExpressions": []}}));
+    found_later(kind, from(json!({"ipBlocks": ["10.0.0.0/33"]})));
+    let target = json!({"kind": "Service", "name": "web", "namespace": "bank"});
+    found_later(kind, json!({"targetRefs": [target]}));
+    found_later("MeshPolicy", json!({"tracing": {}}));
+    let ports = json!({"080": {"mode": "STRICT"}});
+    found_later("MeshPolicy", json!({"mtls": {"ports": ports}}));
+}
+
+/// A null is not the same as nothing: who writes `from:` with nothing behind it does not
+/// mean everybody. An API server drops it unless the schema says otherwise, which
+/// `refusals` would not let pass.
+#[test]
+fn no_null_is_dropped() {
+    #[track_caller]
+    fn caught(kind: &str, spec: Value) {
+        let mut object = object(kind, json!({}));
+        object["spec"] = spec;
+        refusals(&schema(kind), &object);
+        assert_ne!(problems(&object), Vec::<String>::new(), "{object}");
+    }
+    for kind in KINDS {
+        let schema = schema(kind);
+        let mut found = Vec::new();
+        nodes(&schema["properties"]["spec"], "/spec", &mut found);
+        for (pointer, node) in found {
+            for field in node["properties"].as_object().unwrap().keys() {
+                let mut object = with_field(kind, &pointer, field);
+                *object.pointer_mut(&format!("{pointer}/{field}")).unwrap() = Value::Null;
+                caught(kind, object["spec"].take());
+            }
+        }
+        caught(kind, Value::Null);
+        caught(kind, json!({"selector": {"matchLabels": {"app": null}}}));
+    }
+    caught("AuthorizationPolicy", json!({"rules": [null]}));
+    caught("AuthorizationPolicy", from(json!({"principals": [null]})));
+    caught("MeshPolicy", json!({"mtls": {"ports": {"80": null}}}));
+}
