@@ -1,12 +1,17 @@
-//! Rust from protobuf definitions, without protoc.
+//! Rust from protobuf definitions, without protoc; and the definitions of our kinds for
+//! Kubernetes from their Rust types.
 //!
-//! In: `agent/proto/*.proto`. Out: committed files next to the module that uses
-//! them, so that a build needs no generator.
+//! In: `agent/proto/*.proto` and `agent/src/cluster/api`. Out: committed files, the Rust
+//! next to the module that uses it, the definitions in `deploy/crds/`, so that neither a
+//! build nor an installation needs a generator.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
+
+use crate::workspace;
 
 /// Each definition and the directory of what is generated from it.
 const TABLE: &[(&str, &str)] = &[
@@ -14,28 +19,33 @@ const TABLE: &[(&str, &str)] = &[
     ("admin.proto", "agent/src/admin/generated"),
 ];
 
-/// Generates every file of the table. With `check` nothing is written, and files
-/// that differ from what would be generated are an error.
+/// Where the definitions of our kinds are.
+const DEFINITIONS: &str = "deploy/crds";
+
+/// Generates every file. With `check` nothing is written, and files that differ from what
+/// would be generated are an error.
 pub(crate) fn run(check: bool) -> anyhow::Result<()> {
-    let root = workspace_root()?;
+    let root = workspace::root();
     let protos = root.join("agent/proto");
-    let mut stale = Vec::new();
+    let mut files = Vec::new();
     for (proto, output) in TABLE {
-        if !protos.join(proto).exists() {
+        if protos.join(proto).exists() {
+            files.extend(generate(&protos, proto, &root.join(output))?);
+        }
+    }
+    files.extend(definitions(&root.join(DEFINITIONS))?);
+    let mut stale = Vec::new();
+    for (path, text) in files {
+        if fs::read_to_string(&path).is_ok_and(|current| current == text) {
             continue;
         }
-        for (path, text) in generate(&protos, proto, &root.join(output))? {
-            if fs::read_to_string(&path).is_ok_and(|current| current == text) {
-                continue;
-            }
-            if check {
-                stale.push(path.display().to_string());
-                continue;
-            }
-            let directory = path.parent().context("a generated file has a directory")?;
-            fs::create_dir_all(directory)?;
-            fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+        if check {
+            stale.push(path.display().to_string());
+            continue;
         }
+        let directory = path.parent().context("a generated file has a directory")?;
+        fs::create_dir_all(directory)?;
+        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
     }
     if !stale.is_empty() {
         bail!(
@@ -44,6 +54,27 @@ pub(crate) fn run(check: bool) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// The definitions of our kinds, as the library has them.
+fn definitions(output: &Path) -> anyhow::Result<Vec<(PathBuf, String)>> {
+    let mut command = workspace::cargo();
+    let command = command.args([
+        "run",
+        "--quiet",
+        "--package",
+        "fairlead",
+        "--example",
+        "crds",
+    ]);
+    let answer = command.output().context("running the example crds")?;
+    let errors = String::from_utf8_lossy(&answer.stderr);
+    ensure!(answer.status.success(), "the example crds failed: {errors}");
+    let files: BTreeMap<String, String> = serde_json::from_slice(&answer.stdout)?;
+    let files = files.into_iter();
+    Ok(files
+        .map(|(name, text)| (output.join(name), text))
+        .collect())
 }
 
 /// The files generated from one definition: where they belong, and their text.
@@ -63,10 +94,4 @@ fn generate(protos: &Path, proto: &str, output: &Path) -> anyhow::Result<Vec<(Pa
     }
     files.sort();
     Ok(files)
-}
-
-fn workspace_root() -> anyhow::Result<PathBuf> {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let root = own.parent().context("xtask is inside the workspace")?;
-    Ok(root.to_path_buf())
 }

@@ -31,7 +31,7 @@ struct Arguments {
 enum Task {
     /// Find or install everything that building, testing and the demo need.
     Setup(setup::Options),
-    /// Generate Rust from the protobuf definitions.
+    /// Generate Rust from the protobuf definitions, and the definitions of our kinds.
     Codegen {
         /// Only tell whether what is committed is up to date.
         #[arg(long)]
