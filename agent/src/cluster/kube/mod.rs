@@ -2,17 +2,21 @@
 
 mod bundle;
 mod client;
+mod exec;
 mod failure;
 #[cfg(test)]
 pub(crate) mod fake;
 mod lease;
+mod objects;
 mod secret;
 mod token_review;
 
 pub use bundle::{BUNDLE_KEY, BundleStore, Published};
 pub use client::{Access, ClientError, client};
+pub use exec::{AgentPod, Command, agent_pods, exec};
 pub use failure::ApiFailure;
 pub use lease::{Leader, LeaseConfig, elect};
+pub use objects::{Change, Place, RequestError, apply, delete, find, list, may, version};
 pub use secret::{SecretObject, SecretStore};
 pub use token_review::{ReviewError, TokenOwner, TokenPod, TokenReviews};
 
