@@ -16,7 +16,7 @@ use fairlead_common::decide::{self, Connect, Passed, Redirect, Refused};
 use crate::count::{count, tell};
 use crate::ctx::{Address, is_agent};
 use crate::maps::{ENDPOINTS, EXCLUDE_CIDRS, EXCLUDE_PORTS, PODS};
-use crate::storage;
+use crate::{probe, storage};
 
 /// The call goes on.
 pub const PROCEED: i32 = 1;
@@ -54,6 +54,13 @@ pub fn connect(address: &Address, (ip, port): (Ip, u16)) -> Outcome {
     );
     match decision {
         Connect::Agent => Outcome::Return(PROCEED),
+        Connect::Pass(Passed::NotEnrolled) if probe::is_ours(cookie, ip) => {
+            // Without its mark it is refused where plaintext is, and nothing else.
+            if !storage::set(&ENDPOINTS, socket, &Endpoint::new(ip, port, Role::Probe)) {
+                count(Counter::NoStorage);
+            }
+            Outcome::Return(PROCEED)
+        }
         Connect::Pass(reason) => {
             let _forgotten = storage::delete(&ENDPOINTS, socket);
             passed(reason, cookie, Endpoint::plain(ip, port));

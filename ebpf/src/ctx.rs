@@ -15,7 +15,7 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::programs::{SkLookupContext, SockAddrContext, SockOpsContext};
 use fairlead_common::abi::{Endpoint, Ip};
 
-use crate::maps::AGENTS;
+use crate::maps::{AGENTS, KUBELETS};
 
 /// `AF_INET`.
 pub const AF_INET: u32 = 2;
@@ -97,6 +97,15 @@ pub fn is_agent() -> bool {
     // SAFETY: the helper takes no argument.
     let cgroup = unsafe { bpf_get_current_cgroup_id() };
     AGENTS.get_ptr(cgroup).is_some()
+}
+
+/// The namespace in which the process that makes the call is kubelet.
+#[inline(always)]
+pub fn kubelets_namespace() -> Option<u64> {
+    // SAFETY: the helper takes no argument.
+    let cgroup = unsafe { bpf_get_current_cgroup_id() };
+    // SAFETY: only the agent writes the map, and a value never changes.
+    unsafe { KUBELETS.get(cgroup) }.copied()
 }
 
 /// The port of a field that has it in network order in the low half of a word.
@@ -257,10 +266,14 @@ impl Operation {
         load!(self.0, bpf_sock_ops, op)
     }
 
-    /// The first argument: the old state of a state change.
+    /// The first two arguments: the old and the new state of a state change.
     #[inline(always)]
-    pub fn old_state(&self) -> u32 {
-        load!(self.0, bpf_sock_ops, __bindgen_anon_1)
+    pub fn states(&self) -> (u32, u32) {
+        const ARGUMENTS: usize = offset_of!(bpf_sock_ops, __bindgen_anon_1);
+        (
+            load_sized!("u32", self.0, ARGUMENTS) as u32,
+            load_sized!("u32", self.0, ARGUMENTS + 4) as u32,
+        )
     }
 
     /// The namespace of the socket.

@@ -17,9 +17,10 @@ pub fn fl_getpeer6(context: SockAddrContext) -> i32 {
     let address = Address::new(&context);
     if let Some(socket) = address.socket()
         && let Some(kept) = storage::get(&ENDPOINTS, socket)
+        && let Some(words) = decide::peer6(&kept)
         && !is_agent()
     {
-        address.set_peer6(decide::peer6(&kept), kept.port);
+        address.set_peer6(words, kept.port);
     }
     PROCEED
 }

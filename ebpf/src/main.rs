@@ -20,6 +20,7 @@ mod ctx;
 mod getpeername4;
 mod getpeername6;
 mod maps;
+mod probe;
 mod sk_lookup;
 mod sock_ops;
 mod storage;

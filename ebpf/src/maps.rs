@@ -28,6 +28,11 @@ pub static ADDRESSES: HashMap<Ip, u64> = HashMap::with_max_entries(4 * PODS_PER_
 #[map]
 pub static AGENTS: HashMap<u64, u32> = HashMap::with_max_entries(8, 0);
 
+/// Cgroups whose processes are kubelet, each with the namespace that it dials pods from.
+/// Owner: the agent, which follows kubelet from one cgroup to the next.
+#[map]
+pub static KUBELETS: HashMap<u64, u64> = HashMap::with_max_entries(8, 0);
+
 /// What a socket's owner is to see as its peer. Written by the connect hooks on
 /// the application's sockets, by the agent on those that it dials applications
 /// with, and by `sock_ops` on accepted sockets. Freed with the socket.
@@ -39,7 +44,9 @@ pub static ENDPOINTS: SkStorage<Endpoint> = SkStorage::new();
 pub static COUNTED: SkStorage<u32> = SkStorage::new();
 
 /// Connections between connect and accept, microseconds. Written and removed by
-/// `sock_ops`; what fails to connect is pushed out by what comes later.
+/// `sock_ops`; what fails to connect is pushed out by what comes later. What kubelet
+/// dials is removed as soon as its socket has ended, however that was: nobody may
+/// come by its port and take what was left for it.
 #[map]
 pub static INFLIGHT: LruHashMap<Flight, Endpoint> = LruHashMap::with_max_entries(32_768, 0);
 

@@ -11,13 +11,13 @@ use core::ptr::NonNull;
 use aya_ebpf::bindings::{BPF_SOCK_OPS_STATE_CB_FLAG, bpf_sock};
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
-use fairlead_common::abi::{Counter, Endpoint, EventKind, Flight, PortKey};
+use fairlead_common::abi::{Counter, Endpoint, EventKind, Flight, PortKey, Role};
 use fairlead_common::decide::{self, SockOp};
 
 use crate::count::{count, tell};
 use crate::ctx::{Operation, device_of};
 use crate::maps::{COUNTED, ENDPOINTS, INFLIGHT, LISTENING, PODS};
-use crate::storage;
+use crate::{probe, storage};
 
 /// The verdict is of no meaning for the operations handled here.
 const DONE: u32 = 1;
@@ -28,19 +28,27 @@ const ONLY_NEW: u64 = 1;
 #[sock_ops]
 pub fn fl_sockops(context: SockOpsContext) -> u32 {
     let operation = Operation::new(&context);
-    let decision = decide::sock_op(operation.number(), || operation.old_state());
+    let decision = decide::sock_op(operation.number(), || operation.states());
     if decision == SockOp::Ignore {
         return DONE;
     }
     let cookie = operation.cookie();
-    if PODS.get_ptr(cookie).is_none() {
-        return DONE;
-    }
     let Some(socket) = operation.socket() else {
         return DONE;
     };
+    if PODS.get_ptr(cookie).is_none() {
+        match decision {
+            SockOp::Depart => probe::depart(&context, &operation, socket),
+            SockOp::Ended => probe::ended(&operation, socket),
+            SockOp::Ignore
+            | SockOp::Arrive
+            | SockOp::ListenOpened
+            | SockOp::ListenClosed => {}
+        }
+        return DONE;
+    }
     match decision {
-        SockOp::Ignore => {}
+        SockOp::Ignore | SockOp::Ended => {}
         SockOp::Depart => depart(cookie, &operation, socket),
         SockOp::Arrive => arrive(cookie, &operation, socket),
         SockOp::ListenOpened => listen_opened(cookie, &context, &operation, socket),
@@ -49,8 +57,9 @@ pub fn fl_sockops(context: SockOpsContext) -> u32 {
     DONE
 }
 
+/// The key of a connection into or inside a namespace.
 #[inline(always)]
-fn flight(cookie: u64, source: Endpoint, destination: Endpoint) -> Flight {
+pub fn flight(cookie: u64, source: Endpoint, destination: Endpoint) -> Flight {
     Flight {
         cookie,
         source: source.ip,
@@ -86,7 +95,9 @@ fn arrive(cookie: u64, operation: &Operation, socket: NonNull<bpf_sock>) {
         return;
     };
     let _removed = INFLIGHT.remove(key);
-    operation.unpace();
+    if !kept.is(Role::Probe) {
+        operation.unpace();
+    }
     count(if storage::set(&ENDPOINTS, socket, &kept) {
         Counter::Carried
     } else {

@@ -43,6 +43,27 @@ impl FromStr for DirArg {
     }
 }
 
+/// Where kubelet is, by which its probes are known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KubeletArg {
+    /// In this cgroup.
+    Cgroup(PathBuf),
+    /// Nowhere: nobody's connections are taken for probes.
+    None,
+}
+
+impl FromStr for KubeletArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "none" => Ok(Self::None),
+            path if path.starts_with('/') => Ok(Self::Cgroup(path.into())),
+            _ => Err("expected the path of a cgroup, or none".to_owned()),
+        }
+    }
+}
+
 /// What agents speak to one another inside mTLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum TunnelProtocol {
@@ -110,6 +131,10 @@ pub struct AgentArgs {
     /// Where the kernel side lives.
     #[command(flatten)]
     pub kernel: KernelArgs,
+    /// The cgroup of kubelet, whose probes reach pods also where plaintext is refused;
+    /// `none`: they do not. That of the process named kubelet where it is not given.
+    #[arg(long, env = "FAIRLEAD_KUBELET_CGROUP", value_name = "PATH|none")]
+    pub kubelet_cgroup: Option<KubeletArg>,
     /// Where objects come from: dir:PATH, a directory of manifests, watched.
     #[arg(long, env = "FAIRLEAD_SOURCE", value_name = "SOURCE")]
     pub source: SourceArg,

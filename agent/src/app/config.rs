@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::args::{AgentArgs, CaArgs, KernelArgs, TunnelProtocol};
+use super::args::{AgentArgs, CaArgs, KernelArgs, KubeletArg, TunnelProtocol};
 use crate::model::{NodeName, TrustDomain};
 use crate::{ca, cluster, identity, proxy, redirect};
 
@@ -53,7 +53,14 @@ impl AgentConfig {
                 workers: workers(args.workers)?,
                 ..proxy::Config::recommended(node.clone())
             },
-            redirect: redirect_config(&args.kernel, node.clone())?,
+            redirect: redirect::Config {
+                kubelet: match args.kubelet_cgroup {
+                    None => redirect::Kubelet::Find,
+                    Some(KubeletArg::Cgroup(path)) => redirect::Kubelet::At(path),
+                    Some(KubeletArg::None) => redirect::Kubelet::Nowhere,
+                },
+                ..redirect_config(&args.kernel, node.clone())?
+            },
             run_dir: args.run_dir,
             metrics_addr: args.metrics_addr,
             flows_kept: args.flows_kept,
@@ -69,6 +76,7 @@ impl AgentConfig {
             certificate_ttl = ?config.identity.ttl,
             cgroup = %config.redirect.cgroup.display(),
             bpffs = %config.redirect.bpffs.display(),
+            kubelet = ?config.redirect.kubelet,
             run_dir = %config.run_dir.display(),
             metrics_addr = %config.metrics_addr,
             flows_kept = config.flows_kept,
@@ -100,6 +108,7 @@ pub(super) fn redirect_config(
         node,
         cgroup,
         bpffs: args.bpffs.clone(),
+        kubelet: redirect::Kubelet::Nowhere,
         debug: tracing::enabled!(tracing::Level::DEBUG),
     })
 }

@@ -21,6 +21,10 @@ impl PodNetwork for Adaptor {
         self.0.original_destination(accepted)
     }
 
+    fn is_probe(&self, accepted: BorrowedFd<'_>) -> io::Result<bool> {
+        self.0.is_probe(accepted)
+    }
+
     fn present_client(&self, socket: BorrowedFd<'_>, client: ClientAddr) -> io::Result<()> {
         self.0.present_client(socket, client)
     }

@@ -2,6 +2,7 @@
 //! they share with tunnels.
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use tokio::net::TcpStream;
@@ -59,11 +60,18 @@ async fn connect(
     if !server.has_ip(address.ip()) || server.is_own_port(address.port()) {
         return Err(Outcome::WrongAddress);
     }
+    let probe = server.network.is_probe(near.as_fd())?;
+    if probe {
+        // The address is the node's, which pods of its network have too.
+        record.from(None, peer, None);
+        record.source.workload = Some("kubelet".into());
+    }
     let subject = Subject {
         peer: None,
         client_ip: peer.ip(),
         port: address.port(),
         encrypted: false,
+        probe,
     };
     let permit = record.note_check(Permit::check(server.state.subscribe(), subject))?;
     let client = ClientAddr(peer);

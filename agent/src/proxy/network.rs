@@ -50,6 +50,9 @@ pub trait PodNetwork: Send + Sync + Debug + 'static {
     /// accepted. `None`: it came another way, and is to be dropped.
     fn original_destination(&self, accepted: BorrowedFd<'_>) -> io::Result<Option<OrigDst>>;
 
+    /// Kubelet of this node dialled the socket that the inbound listener accepted.
+    fn is_probe(&self, accepted: BorrowedFd<'_>) -> io::Result<bool>;
+
     /// Before `connect`: `accept` and `getpeername` on the other end shall show `client`.
     fn present_client(&self, socket: BorrowedFd<'_>, client: ClientAddr) -> io::Result<()>;
 

@@ -179,6 +179,7 @@ async fn local(
         client_ip: client_address.ip(),
         port: address.port(),
         encrypted: true,
+        probe: false,
     };
     let permit = record.note_check(Permit::check(server.state.subscribe(), subject))?;
     let permit = permit.with_client(client.state.subscribe());

@@ -39,6 +39,7 @@ pub(super) struct Kernel {
     pub(super) exclude_ports: HashMap<MapData, Abi<PortKey>, u32>,
     /// Blocks that bypass the mesh.
     pub(super) exclude_cidrs: LpmTrie<MapData, Abi<CidrKey>, u32>,
+    kubelets: HashMap<MapData, u64, u64>,
     counters: PerCpuArray<MapData, u64>,
     /// Maps that connections use side by side.
     pub(super) shared: Arc<SharedMaps>,
@@ -99,6 +100,7 @@ impl Kernel {
             listening: map(&mut ebpf, "LISTENING")?,
             exclude_ports: map(&mut ebpf, "EXCLUDE_PORTS")?,
             exclude_cidrs: map(&mut ebpf, "EXCLUDE_CIDRS")?,
+            kubelets: map(&mut ebpf, "KUBELETS")?,
             counters: map(&mut ebpf, "COUNTERS")?,
             shared: Arc::new(shared),
             ebpf,
@@ -109,6 +111,18 @@ impl Kernel {
     pub(super) fn exempt(&mut self, cgroup: u64) -> Result<(), RedirectError> {
         let mut agents: HashMap<MapData, u64, u32> = map(&mut self.ebpf, "AGENTS")?;
         agents.insert(cgroup, 1, 0).map_err(in_map("AGENTS"))
+    }
+
+    /// Processes of a cgroup are kubelet, where they dial pods from that namespace.
+    pub(super) fn trust_kubelet(&mut self, cgroup: u64, netns: u64) -> Result<(), RedirectError> {
+        self.kubelets
+            .insert(cgroup, netns, 0)
+            .map_err(in_map("KUBELETS"))
+    }
+
+    /// They are not any more. What is gone is as good.
+    pub(super) fn distrust_kubelet(&mut self, cgroup: u64) {
+        drop(self.kubelets.remove(&cgroup));
     }
 
     /// Attaches one of [`CONNECT_PROGRAMS`] to a cgroup and pins its link.

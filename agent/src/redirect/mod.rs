@@ -28,6 +28,7 @@ mod entries;
 mod error;
 mod events;
 mod kernel;
+mod kubelet;
 mod listeners;
 mod netns;
 mod network;
@@ -52,6 +53,7 @@ pub use enrol::{Enrolled, ExistingConnection};
 pub use error::RedirectError;
 pub use events::{Events, PodEvent};
 pub use fairlead_common::abi::EventKind;
+pub use kubelet::Kubelet;
 pub use listeners::Listeners;
 pub use network::Network;
 pub use pins::RunningAgent;
@@ -75,6 +77,8 @@ pub struct Config {
     pub cgroup: PathBuf,
     /// Where bpffs is mounted.
     pub bpffs: PathBuf,
+    /// Whose connections to pods are probes.
+    pub kubelet: Kubelet,
     /// Have the programs write log lines, see [`Redirector::logs`].
     pub debug: bool,
 }
@@ -96,6 +100,7 @@ pub struct Redirector {
     /// Pods that failed to be enrolled and could not even be blocked.
     unguarded: BTreeSet<NamespacedName>,
     names: Names,
+    kubelet: kubelet::Watch,
     /// Of programs on cgroups. Held open so that they outlive their pins.
     links: Vec<PinnedLink>,
 }
@@ -129,6 +134,7 @@ impl Redirector {
             entries: BTreeMap::new(),
             unguarded: BTreeSet::new(),
             names: Names::default(),
+            kubelet: kubelet::Watch::default(),
             config,
             kernel,
             pins,
@@ -167,6 +173,7 @@ impl Redirector {
             self.unenrol(&name)?;
         }
         drop(std::mem::take(&mut self.links));
+        drop(std::mem::take(&mut self.kubelet));
         drop(pins::remove_directory(self.pins.directory())?);
         self.pins.drop_previous()
     }

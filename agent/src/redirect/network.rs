@@ -53,6 +53,13 @@ impl Network {
             .map(|endpoint| OrigDst(endpoint.address())))
     }
 
+    /// Kubelet dialled the socket that an inbound listener accepted.
+    pub fn is_probe(&self, accepted: BorrowedFd<'_>) -> io::Result<bool> {
+        let key = accepted.as_raw_fd().cast_unsigned();
+        let kept: Option<Endpoint> = sys::map_get(self.maps.endpoints(), &key)?;
+        Ok(kept.is_some_and(|endpoint| endpoint.is(Role::Probe)))
+    }
+
     /// Prepares a new socket of [`Network::socket`] for dialling the application at
     /// the pod's own address: its accept and getpeername shall show `client`, and
     /// the connection is not steered back to the agent.

@@ -18,6 +18,8 @@ pub struct Status {
     pub cgroup: PathBuf,
     /// The agent's own cgroup.
     pub agent_cgroup: PathBuf,
+    /// Cgroups whose connections to pods are kubelet's probes.
+    pub kubelet: Vec<PathBuf>,
     /// Where the links are pinned.
     pub pins: PathBuf,
     /// Earlier instances whose links are still in force.
@@ -69,6 +71,7 @@ impl Redirector {
         Status {
             cgroup: self.config.cgroup.clone(),
             agent_cgroup: self.agent.path.clone(),
+            kubelet: self.kubelet.cgroups(),
             pins: self.pins.directory().to_owned(),
             previous: self.pins.previous().len(),
             pods: self.entries.values().map(pod).collect(),

@@ -134,6 +134,9 @@ pub enum Role {
     Destination = 1,
     /// Who the client is: written by the agent on a socket that it dials with.
     Client = 2,
+    /// Kubelet dials a pod: written by the connect hooks on its sockets. The address
+    /// is the one that is dialled, and is shown to nobody.
+    Probe = 3,
 }
 
 shared! {

@@ -40,6 +40,8 @@ counters! {
     NoStorage = "no_storage",
     /// Connects that could not be taken off the device that they were bound to, refused.
     DeviceKept = "device_kept",
+    /// Connects of kubelet to an enrolled pod, marked as such.
+    Probe = "kubelet_probe",
     /// Destinations and clients handed from the dialling to the accepted socket.
     Carried = "carried",
     /// Hand-overs that failed for want of memory.

@@ -4,7 +4,7 @@
 //! that cost a map look-up are closures: they are called only where the answer
 //! depends on them.
 
-use crate::abi::{Endpoint, Ip, ListenerKind, Pod, TUNNEL_PORT};
+use crate::abi::{Endpoint, Ip, ListenerKind, Pod, Role, TUNNEL_PORT};
 
 /// What a connect hook does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +111,21 @@ const fn spread(random: u32) -> Ip {
     Ip::from_v4((0x7f80_0000 | (random & 0x003f_ffff) | 1).to_be())
 }
 
+/// A connect that no enrolled namespace makes is kubelet's to an enrolled pod: such a
+/// socket carries [`Role::Probe`], and the agent finds it on the one that it accepts.
+///
+/// Kubelet is a cgroup and a namespace together: `trusted` is the namespace in which
+/// processes of the caller's own cgroup, not of one below it, are believed. Sockets that
+/// it may have elsewhere are not.
+#[inline(always)]
+pub fn is_probe(
+    namespace: u64,
+    trusted: impl FnOnce() -> Option<u64>,
+    is_pod: impl FnOnce() -> bool,
+) -> bool {
+    trusted() == Some(namespace) && is_pod()
+}
+
 /// What the `sk_lookup` hook does with a new connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lookup {
@@ -184,6 +199,8 @@ pub enum SockOp {
     ListenOpened,
     /// A socket stopped listening.
     ListenClosed,
+    /// A connection is over, or was never made: nothing of it is in flight any more.
+    Ended,
 }
 
 /// The operations and states of `linux/bpf.h` that matter here.
@@ -196,18 +213,25 @@ pub mod op {
     pub const STATE: u32 = 10;
     /// `BPF_SOCK_OPS_TCP_LISTEN_CB`.
     pub const LISTEN: u32 = 11;
+    /// `BPF_TCP_CLOSE`.
+    pub const STATE_CLOSE: u32 = 7;
     /// `BPF_TCP_LISTEN`.
     pub const STATE_LISTEN: u32 = 10;
 }
 
-/// Decides on an operation; `old_state` is the first argument of a state change.
+/// Decides on an operation; `states` are the arguments of a state change, the old one
+/// and the new one.
 #[inline(always)]
-pub fn sock_op(operation: u32, old_state: impl FnOnce() -> u32) -> SockOp {
+pub fn sock_op(operation: u32, states: impl FnOnce() -> (u32, u32)) -> SockOp {
     match operation {
         op::CONNECT => SockOp::Depart,
         op::PASSIVE_ESTABLISHED => SockOp::Arrive,
         op::LISTEN => SockOp::ListenOpened,
-        op::STATE if old_state() == op::STATE_LISTEN => SockOp::ListenClosed,
+        op::STATE => match states() {
+            (op::STATE_LISTEN, _) => SockOp::ListenClosed,
+            (_, op::STATE_CLOSE) => SockOp::Ended,
+            _ => SockOp::Ignore,
+        },
         _ => SockOp::Ignore,
     }
 }
@@ -226,13 +250,20 @@ pub fn is_reachable(local: Ip, device: u32) -> bool {
 /// `AF_INET` socket; `None` leaves the kernel's answer.
 #[inline(always)]
 pub fn peer4(kept: &Endpoint) -> Option<u32> {
+    if kept.is(Role::Probe) {
+        return None;
+    }
     kept.ip.v4()
 }
 
-/// What getpeername shows on an `AF_INET6` socket: IPv4 in its mapped form.
+/// What getpeername shows on an `AF_INET6` socket: IPv4 in its mapped form; `None` leaves
+/// the kernel's answer.
 #[inline(always)]
-pub fn peer6(kept: &Endpoint) -> [u32; 4] {
-    kept.ip.words()
+pub fn peer6(kept: &Endpoint) -> Option<[u32; 4]> {
+    if kept.is(Role::Probe) {
+        return None;
+    }
+    Some(kept.ip.words())
 }
 
 #[cfg(test)]

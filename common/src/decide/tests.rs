@@ -261,15 +261,32 @@ fn unknown_addresses_are_reset() {
 
 #[test]
 fn sock_ops_have_their_meanings() {
-    assert_eq!(sock_op(op::CONNECT, || 0), SockOp::Depart);
-    assert_eq!(sock_op(op::PASSIVE_ESTABLISHED, || 0), SockOp::Arrive);
-    assert_eq!(sock_op(op::LISTEN, || 0), SockOp::ListenOpened);
-    assert_eq!(
-        sock_op(op::STATE, || op::STATE_LISTEN),
-        SockOp::ListenClosed
-    );
-    assert_eq!(sock_op(op::STATE, || 1), SockOp::Ignore);
-    assert_eq!(sock_op(99, || op::STATE_LISTEN), SockOp::Ignore);
+    let none = || (0, 0);
+    assert_eq!(sock_op(op::CONNECT, none), SockOp::Depart);
+    assert_eq!(sock_op(op::PASSIVE_ESTABLISHED, none), SockOp::Arrive);
+    assert_eq!(sock_op(op::LISTEN, none), SockOp::ListenOpened);
+    let closed = |from| move || (from, op::STATE_CLOSE);
+    let state = |states| sock_op(op::STATE, states);
+    assert_eq!(state(closed(op::STATE_LISTEN)), SockOp::ListenClosed);
+    assert_eq!(state(closed(2)), SockOp::Ended);
+    assert_eq!(sock_op(op::STATE, || (2, 1)), SockOp::Ignore);
+    assert_eq!(sock_op(99, closed(op::STATE_LISTEN)), SockOp::Ignore);
+}
+
+#[test]
+fn only_kubelets_own_namespace_is_believed() {
+    let probe = |trusted, is_pod| is_probe(7, || trusted, || is_pod);
+    assert!(probe(Some(7), true));
+    assert!(!probe(Some(8), true), "a socket in another namespace");
+    assert!(!probe(None, true), "another cgroup");
+    assert!(!probe(Some(7), false), "not to a pod");
+}
+
+#[test]
+fn what_kubelet_dials_is_shown_to_nobody() {
+    let kept = Endpoint::new(ip("10.0.0.9"), 1, Role::Probe);
+    assert_eq!(peer4(&kept), None);
+    assert_eq!(peer6(&kept), None);
 }
 
 #[test]
@@ -288,6 +305,6 @@ fn peers_are_shown_in_the_sockets_family() {
     let v6 = Endpoint::new(ip("fd00::9"), 1, Role::Client);
     assert_eq!(peer4(&v4), Some(u32::from_ne_bytes([10, 0, 0, 9])));
     assert_eq!(peer4(&v6), None);
-    assert_eq!(peer6(&v4), ip("::ffff:10.0.0.9").words());
-    assert_eq!(peer6(&v6), ip("fd00::9").words());
+    assert_eq!(peer6(&v4), Some(ip("::ffff:10.0.0.9").words()));
+    assert_eq!(peer6(&v6), Some(ip("fd00::9").words()));
 }

@@ -16,6 +16,7 @@ mod hbone;
 mod mesh;
 mod peer;
 mod policies;
+mod probes;
 mod redirect;
 
 use std::io::Write;
@@ -138,6 +139,7 @@ fn main() -> ExitCode {
         harness::TESTS,
         hbone::TESTS,
         policies::TESTS,
+        probes::TESTS,
     ];
     tests.extend(redirect::TESTS);
     tests.extend(cluster::TESTS);

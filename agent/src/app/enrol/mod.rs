@@ -64,6 +64,7 @@ pub(super) struct Enroller {
     roster: Roster,
     board: watch::Sender<Enrolment>,
     taken_over: bool,
+    kubelet_problem: Option<String>,
 }
 
 impl Enroller {
@@ -83,6 +84,7 @@ impl Enroller {
             roster: Roster::default(),
             board,
             taken_over: false,
+            kubelet_problem: None,
         };
         (enroller, view)
     }
@@ -123,6 +125,7 @@ impl Enroller {
         }
         self.forget_vanished();
         self.redirector.forget_ended();
+        self.follow_kubelet();
         let desired = self.desired(snapshot);
         let wanted: BTreeSet<_> = desired.iter().map(|pod| pod.identity.clone()).collect();
         self.identities.set_wanted(wanted);
@@ -136,7 +139,7 @@ impl Enroller {
                 Step::Update(pod) => self.update(&pod),
             }
         }
-        let error = self.take_over();
+        let error = self.take_over().or_else(|| self.kubelet_problem.clone());
         self.publish(error);
     }
 
@@ -249,6 +252,24 @@ impl Enroller {
             let error = "its network namespace has gone".to_owned();
             self.roster.failed(&pod.name, error, now());
         }
+    }
+
+    /// Its probes are told from other connections by where it is.
+    fn follow_kubelet(&mut self) {
+        let Some(looked) = self.redirector.follow_kubelet() else {
+            return;
+        };
+        let problem = looked.err().map(|error| {
+            let error = anyhow::Error::from(error);
+            format!("kubelet's probes are refused where plaintext is: {error:#}")
+        });
+        if let Some(problem) = problem
+            .as_deref()
+            .filter(|_| problem != self.kubelet_problem)
+        {
+            tracing::warn!("{problem}");
+        }
+        self.kubelet_problem = problem;
     }
 
     /// Every pod had its turn, so that what the last agent left is not needed any more.

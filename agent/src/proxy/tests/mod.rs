@@ -2,6 +2,7 @@
 
 mod bytes;
 mod paths;
+mod probes;
 mod tunnels;
 mod world;
 

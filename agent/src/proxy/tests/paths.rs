@@ -22,7 +22,7 @@ fn selecting(app: &str) -> PolicyScope {
 }
 
 /// Only `client` may dial `server`.
-fn allow(server: &str, client: &str) -> Object {
+pub(super) fn allow(server: &str, client: &str) -> Object {
     let principal = format!("cluster.local/ns/shop/sa/{client}");
     Object::AuthorizationPolicy(AuthorizationPolicy {
         name: NamespacedName::new("shop", "only"),
@@ -41,7 +41,7 @@ fn allow(server: &str, client: &str) -> Object {
     })
 }
 
-fn strict(server: &str) -> Object {
+pub(super) fn strict(server: &str) -> Object {
     Object::MeshPolicy(MeshPolicy {
         name: NamespacedName::new("shop", "strict"),
         scope: selecting(server),

@@ -37,6 +37,8 @@ pub(super) struct Loopback {
     pub(super) presented: Mutex<Vec<ClientAddr>>,
     /// Ports that nobody listened on.
     pub(super) forgotten: Mutex<Vec<u16>>,
+    /// Addresses that kubelet dials from.
+    pub(super) kubelet: Mutex<Vec<IpAddr>>,
     /// Whether to tell what waits in send queues, which costs a look at all sockets here.
     pub(super) look_at_queues: AtomicBool,
 }
@@ -54,6 +56,11 @@ impl PodNetwork for Loopback {
     fn original_destination(&self, accepted: BorrowedFd<'_>) -> io::Result<Option<OrigDst>> {
         let peer = SockRef::from(&accepted).peer_addr()?.as_socket().unwrap();
         Ok(self.dialled.lock().unwrap().remove(&peer).map(OrigDst))
+    }
+
+    fn is_probe(&self, accepted: BorrowedFd<'_>) -> io::Result<bool> {
+        let peer = SockRef::from(&accepted).peer_addr()?.as_socket().unwrap();
+        Ok(self.kubelet.lock().unwrap().contains(&peer.ip()))
     }
 
     fn present_client(&self, _socket: BorrowedFd<'_>, client: ClientAddr) -> io::Result<()> {

@@ -16,7 +16,7 @@ use std::thread;
 
 use anyhow::{Context, Result};
 use fairlead::model::{ClientAddr, NamespacedName, NodeName, SpiffeId, TrustDomain};
-use fairlead::redirect::{self, Enrolled, Network, Redirector};
+use fairlead::redirect::{self, Enrolled, Kubelet, Network, Redirector};
 use fairlead::state::{Pod, PodPhase};
 use serde_json::{Value, json};
 use socket2::{SockAddr, Socket};
@@ -29,14 +29,19 @@ static EVENTS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Runs until it is killed.
 pub(crate) fn main(arguments: &[String]) -> Result<()> {
-    let [socket, node, cgroup, bpffs, debug] = arguments else {
-        anyhow::bail!("redirect-agent SOCKET NODE CGROUP BPFFS DEBUG");
+    let [socket, node, cgroup, bpffs, debug, kubelet] = arguments else {
+        anyhow::bail!("redirect-agent SOCKET NODE CGROUP BPFFS DEBUG KUBELET");
     };
     let mut redirector = Redirector::start(redirect::Config {
         node: NodeName(node.as_str().into()),
         cgroup: cgroup.into(),
         bpffs: bpffs.into(),
         debug: debug == "true",
+        kubelet: match kubelet.as_str() {
+            "" => Kubelet::Nowhere,
+            "find" => Kubelet::Find,
+            path => Kubelet::At(path.into()),
+        },
     })?;
     watch(&mut redirector)?;
     let listener = UnixListener::bind(socket)?;
@@ -114,6 +119,10 @@ fn obey(redirector: &mut Redirector, command: &Value) -> Result<Value> {
         }
         "hold" => {
             redirector.hold(&name(argument));
+            Value::Null
+        }
+        "follow kubelet" => {
+            redirector.follow_kubelet().transpose()?;
             Value::Null
         }
         "tidy" => json!(redirector.tidy()?),
@@ -224,7 +233,13 @@ fn outbound(network: &Network, mut accepted: TcpStream, client: SocketAddr) -> i
     echo.shutdown(Shutdown::Write)
 }
 
-fn inbound(network: &Network, accepted: TcpStream, client: SocketAddr) -> io::Result<()> {
+fn inbound(network: &Network, mut accepted: TcpStream, client: SocketAddr) -> io::Result<()> {
+    if network.is_probe(accepted.as_fd())? {
+        writeln!(accepted, "kubelet")?;
+        let mut echo = accepted.try_clone()?;
+        let _bytes = io::copy(&mut accepted, &mut echo)?;
+        return echo.shutdown(Shutdown::Write);
+    }
     let application = accepted.local_addr()?;
     if application.is_ipv6() && !network.is_listening(application.port()) {
         return Socket::from(accepted).set_linger(Some(std::time::Duration::ZERO));

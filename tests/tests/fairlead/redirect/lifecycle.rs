@@ -340,6 +340,7 @@ fn probes() -> Result<()> {
         node: NodeName("a".into()),
         cgroup: node.world.node("a").cgroup.clone(),
         bpffs: node.world.bpffs(),
+        kubelet: redirect::Kubelet::Nowhere,
         debug: false,
     };
     let checks = redirect::probe(&config);

@@ -3,6 +3,7 @@
 mod accepts;
 pub(crate) mod agent;
 mod connects;
+mod kubelet;
 mod lifecycle;
 mod pods;
 
@@ -18,6 +19,7 @@ use crate::Test;
 pub(crate) const TESTS: &[&[Test]] = &[
     accepts::TESTS,
     connects::TESTS,
+    kubelet::TESTS,
     lifecycle::TESTS,
     pods::TESTS,
 ];
@@ -37,6 +39,8 @@ struct Node {
     /// Where agents attach, if not to the node's cgroup.
     attach: Option<PathBuf>,
     debug: bool,
+    /// A cgroup, or `find`; empty for none.
+    kubelet: String,
     world: World,
 }
 
@@ -57,6 +61,7 @@ impl Node {
             agents: 0,
             attach: None,
             debug: false,
+            kubelet: String::new(),
             world,
         })
     }
@@ -77,6 +82,7 @@ impl Node {
             &text(self.attach.clone().unwrap_or(host.cgroup.clone())),
             &text(self.world.bpffs()),
             &self.debug.to_string(),
+            &self.kubelet,
         ];
         let mut process = host.host.spawn(&name, &arguments)?;
         let up = until("the agent", SOON, || match process.ended() {

@@ -185,6 +185,7 @@ impl Tunnel {
             client_ip: peer.address.ip(),
             port: to.port(),
             encrypted: true,
+            probe: false,
         };
         let permit = record.note_check(Permit::check(self.pod.state.subscribe(), subject))?;
         let config = &self.shared.config;

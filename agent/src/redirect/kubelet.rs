@@ -1,0 +1,359 @@
+//! Kubelet: its connections to this node's pods are probes, and are told from everybody
+//! else's by the cgroup and the network namespace of the process that makes them.
+//!
+//! A cgroup is given by the kernel and inherited, so that no process of a pod is in
+//! kubelet's. Whatever kubelet itself starts is, until it is put elsewhere.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use aya::programs::links::PinnedLink;
+use tokio::time::Instant;
+
+use super::cgroup::{self, file};
+use super::{RedirectError, Redirector, pins};
+
+/// Where kubelet's connections come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kubelet {
+    /// From the cgroup of the process that is named so.
+    Find,
+    /// From this cgroup; those below it are not meant.
+    At(PathBuf),
+    /// Nobody's are believed to be probes.
+    Nowhere,
+}
+
+/// What the process is called: kubelet itself, and programs of which it is a part.
+const NAMES: [&str; 5] = ["kubelet", "kubelite", "k3s", "k3s-server", "k3s-agent"];
+
+/// Between two looks at every process of the machine, at first and at most.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// What is known of kubelet.
+#[derive(Debug)]
+pub(super) struct Watch {
+    trusted: Vec<Trusted>,
+    next_look: Option<Instant>,
+    wait: Duration,
+}
+
+impl Default for Watch {
+    fn default() -> Self {
+        Self {
+            trusted: Vec::new(),
+            next_look: None,
+            wait: FIRST_WAIT,
+        }
+    }
+}
+
+/// A cgroup whose processes are kubelet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Found {
+    /// What the programs compare.
+    id: u64,
+    path: PathBuf,
+    /// The process that was found there.
+    process: Option<u32>,
+}
+
+#[derive(Debug)]
+struct Trusted {
+    found: Found,
+    /// Each with its link, which is open for as long as it is meant.
+    pins: Vec<(PathBuf, PinnedLink)>,
+}
+
+impl Watch {
+    /// The cgroups that are believed.
+    pub(super) fn cgroups(&self) -> Vec<PathBuf> {
+        let paths = self.trusted.iter().map(|it| it.found.path.clone());
+        paths.collect()
+    }
+}
+
+impl Redirector {
+    /// Looks where kubelet is, which may have been started again in another cgroup, and
+    /// believes its connections. Call it about once a second: that is little work unless
+    /// kubelet has gone, and then it looks at all processes ever less often. `None` where
+    /// it did not look.
+    pub fn follow_kubelet(&mut self) -> Option<Result<(), RedirectError>> {
+        if self.config.kubelet == Kubelet::Nowhere || self.is_where_it_was() {
+            return None;
+        }
+        let now = Instant::now();
+        if self.kubelet.next_look.is_some_and(|next| now < next) {
+            return None;
+        }
+        let found = match &self.config.kubelet {
+            Kubelet::Nowhere => Ok(Vec::new()),
+            Kubelet::At(path) => at(path).map(|found| vec![found]),
+            Kubelet::Find => find(self.home.identity(), &self.agent.path),
+        };
+        let looked = found.and_then(|found| self.believe(found));
+        self.kubelet.next_look = Some(now + self.kubelet.wait);
+        self.kubelet.wait = (self.kubelet.wait * 2).min(LONGEST_WAIT);
+        Some(looked)
+    }
+
+    /// Nothing has changed since the last look. What has gone is not believed any more.
+    fn is_where_it_was(&mut self) -> bool {
+        let home = self.home.identity();
+        let gone: Vec<Found> = self
+            .kubelet
+            .trusted
+            .iter()
+            .map(|trusted| &trusted.found)
+            .filter(|found| !found.is_still_there(home))
+            .cloned()
+            .collect();
+        for found in &gone {
+            self.forget_kubelet(found);
+            // It comes back soon, as a rule.
+            self.kubelet.wait = FIRST_WAIT;
+            self.kubelet.next_look = None;
+        }
+        gone.is_empty() && !self.kubelet.trusted.is_empty()
+    }
+
+    fn believe(&mut self, found: Vec<Found>) -> Result<(), RedirectError> {
+        for found in found {
+            if !self
+                .kubelet
+                .trusted
+                .iter()
+                .any(|it| it.found.id == found.id)
+            {
+                self.trust(found)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn trust(&mut self, found: Found) -> Result<(), RedirectError> {
+        let pins = self.attach_to(&found)?;
+        // Last, so that what is marked is carried over too.
+        self.kernel.trust_kubelet(found.id, self.home.cookie())?;
+        tracing::info!(
+            cgroup = %found.path.display(),
+            process = found.process,
+            "connections of this cgroup to pods are kubelet's probes"
+        );
+        self.kubelet.trusted.push(Trusted { found, pins });
+        Ok(())
+    }
+
+    /// Attaches what marks its connections, unless the pods' cgroup has it already and is
+    /// above.
+    fn attach_to(&mut self, found: &Found) -> Result<Vec<(PathBuf, PinnedLink)>, RedirectError> {
+        let mut attached = Vec::new();
+        if cgroup::is_within(&found.path, &self.config.cgroup) {
+            return Ok(attached);
+        }
+        let point = cgroup::open(&found.path)?;
+        let pin = |name| self.pins.path(&format!("{name}-kubelet-{}", found.id));
+        let names = ["sockops", "connect4", "connect6"].map(|name| (name, pin(name)));
+        for (name, pin) in names {
+            // One that an attempt which failed has left.
+            pins::remove(&pin)?;
+            let link = match name {
+                "sockops" => self.kernel.attach_sock_ops(&point, &pin),
+                "connect4" => self.kernel.attach_connect("fl_connect4", &point, &pin),
+                _ => self.kernel.attach_connect("fl_connect6", &point, &pin),
+            };
+            match link {
+                Ok(link) => attached.push((pin, link)),
+                Err(error) => {
+                    detach(attached);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(attached)
+    }
+
+    fn forget_kubelet(&mut self, found: &Found) {
+        self.kernel.distrust_kubelet(found.id);
+        let at = self
+            .kubelet
+            .trusted
+            .iter()
+            .position(|it| it.found == *found);
+        if let Some(at) = at {
+            detach(self.kubelet.trusted.swap_remove(at).pins);
+        }
+        tracing::info!(cgroup = %found.path.display(), "kubelet is not there any more");
+    }
+}
+
+fn detach(attached: Vec<(PathBuf, PinnedLink)>) {
+    for (pin, link) in attached {
+        drop(link);
+        if let Err(error) = pins::remove(&pin) {
+            tracing::warn!(%error, "a pin is left over");
+        }
+    }
+}
+
+impl Found {
+    /// The cgroup is the same, and kubelet is in it where it was found by its process.
+    fn is_still_there(&self, home: (u64, u64)) -> bool {
+        let same = fs::metadata(&self.path).is_ok_and(|data| data.ino() == self.id);
+        same && self
+            .process
+            .is_none_or(|process| is_kubelet(process, home) && is_member(&self.path, process))
+    }
+}
+
+/// The cgroup that was named.
+fn at(path: &Path) -> Result<Found, RedirectError> {
+    drop(cgroup::open(path)?);
+    let refused = |reason: &str| {
+        let reason = io::Error::new(io::ErrorKind::InvalidInput, reason);
+        file("take --kubelet-cgroup", path, reason)
+    };
+    let canonical = path
+        .canonicalize()
+        .map_err(|source| file("find", path, source))?;
+    if canonical == cgroup::mount()? {
+        return Err(refused(
+            "every process of the machine is below the root: it proves nothing",
+        ));
+    }
+    let data = fs::metadata(path).map_err(|source| file("read", path, source))?;
+    Ok(Found {
+        id: data.ino(),
+        path: path.to_owned(),
+        process: None,
+    })
+}
+
+/// The cgroups of processes that are kubelet, by their name, in the network namespace
+/// `home`. `own` is the agent's.
+fn find(home: (u64, u64), own: &Path) -> Result<Vec<Found>, RedirectError> {
+    let mount = cgroup::mount()?;
+    let path = Path::new("/proc");
+    let entries = fs::read_dir(path).map_err(|source| file("read", path, source))?;
+    let processes = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let mut found: Vec<Found> = Vec::new();
+    for process in processes.filter(|&process| is_kubelet(process, home)) {
+        let text = fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap_or_default();
+        let Some(relative) = of_a_daemon(&text) else {
+            tracing::debug!(
+                process,
+                text,
+                "named like kubelet, in a cgroup that is not its own"
+            );
+            continue;
+        };
+        let path = mount.join(relative);
+        let Ok(data) = fs::metadata(&path) else {
+            continue;
+        };
+        let known = found.iter().any(|found| found.id == data.ino());
+        if !known && path != own && is_member(&path, process) {
+            found.push(Found {
+                id: data.ino(),
+                path,
+                process: Some(process),
+            });
+        }
+    }
+    Ok(found)
+}
+
+/// It has one of the names, which anybody can give himself, and is root in the network
+/// namespace, the process namespace and the user namespace of the agent, which no pod is
+/// that is not trusted with the node.
+fn is_kubelet(process: u32, home: (u64, u64)) -> bool {
+    let directory = PathBuf::from(format!("/proc/{process}"));
+    let name = fs::read_to_string(directory.join("comm")).unwrap_or_default();
+    if !NAMES.contains(&name.trim_end()) {
+        return false;
+    }
+    let namespace = |directory: &Path, name: &str| {
+        let data = fs::metadata(directory.join("ns").join(name)).ok()?;
+        Some((data.dev(), data.ino()))
+    };
+    let own = Path::new("/proc/self");
+    let shared = |name| {
+        let theirs = namespace(&directory, name);
+        theirs.is_some() && theirs == namespace(own, name)
+    };
+    let status = fs::read_to_string(directory.join("status")).unwrap_or_default();
+    namespace(&directory, "net") == Some(home)
+        && shared("pid")
+        && shared("user")
+        && is_root(&status)
+}
+
+/// All of the user ids in a process's `status` are root's.
+fn is_root(status: &str) -> bool {
+    let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    ids.is_some_and(|ids| ids.split_whitespace().all(|id| id == "0"))
+}
+
+/// The cgroup in a process's `cgroup` file, from the mount: `None` where it is the root or
+/// a pod's.
+fn of_a_daemon(text: &str) -> Option<&str> {
+    let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    // Seen from a cgroup namespace of the agent's own.
+    let path = path.trim_start_matches("../");
+    let is_own = !path.is_empty() && path != ".." && !path.contains("kubepods");
+    is_own.then_some(path)
+}
+
+/// The process is in the cgroup itself.
+fn is_member(cgroup: &Path, process: u32) -> bool {
+    let process = process.to_string();
+    let members = File::open(cgroup.join("cgroup.procs")).and_then(io::read_to_string);
+    members.is_ok_and(|members| members.lines().any(|member| member == process))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{is_kubelet, is_root, of_a_daemon};
+
+    #[test]
+    fn a_daemons_cgroup_is_neither_the_root_nor_a_pods() {
+        let path = |text| of_a_daemon(text);
+        assert_eq!(
+            path("0::/system.slice/kubelet.service\n"),
+            Some("system.slice/kubelet.service")
+        );
+        let hybrid = "4:cpu:/kubepods\n0::/system.slice/k3s.service\n";
+        assert_eq!(path(hybrid), Some("system.slice/k3s.service"));
+        let namespaced = "0::/../../../system.slice/kubelet.service\n";
+        assert_eq!(path(namespaced), Some("system.slice/kubelet.service"));
+        for text in [
+            "0::/\n",
+            "0::/..\n",
+            "",
+            "4:cpu:/system.slice\n",
+            "0::/kubepods.slice/kubepods-besteffort.slice/x.scope\n",
+            "0::/kubelet.slice/kubelet-kubepods.slice/x\n",
+            "0::/../../kubepods/burstable/pod1/x\n",
+        ] {
+            assert_eq!(path(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn only_root_is_kubelet() {
+        assert!(is_root("Name:\tkubelet\nUid:\t0\t0\t0\t0\n"));
+        assert!(!is_root("Name:\tkubelet\nUid:\t1000\t0\t0\t0\n"));
+        assert!(!is_root("Name:\tkubelet\n"));
+    }
+
+    #[test]
+    fn this_process_is_not_kubelet() {
+        assert!(!is_kubelet(std::process::id(), (0, 0)));
+    }
+}
