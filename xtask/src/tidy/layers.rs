@@ -16,7 +16,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("proxy", &["model", "policy", "flow", "identity", "state"]),
     ("redirect", &["model", "policy", "flow", "state"]),
     ("cluster", &["model", "state"]),
-    ("ca", &["model", "state", "identity"]),
+    ("ca", &["model", "state", "identity", "cluster"]),
     ("admin", &["model", "state", "policy", "flow"]),
     (
         "app",
