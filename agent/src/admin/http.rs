@@ -1,6 +1,7 @@
 //! `/metrics`, `/healthz` and `/readyz` over HTTP.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,10 +37,17 @@ pub struct HttpServer {
     state: Arc<State>,
 }
 
-#[derive(Debug)]
 struct State {
     registry: Registry,
-    view: Arc<dyn View>,
+    not_ready: Box<dyn Fn() -> Vec<String> + Send + Sync>,
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State")
+            .field("registry", &self.registry)
+            .finish_non_exhaustive()
+    }
 }
 
 impl HttpServer {
@@ -48,9 +56,28 @@ impl HttpServer {
         let mut registry = Registry::default();
         metrics.register(&mut registry);
         registry.register_collector(Box::new(Health(Arc::clone(&view))));
+        let not_ready = Box::new(move || view.status().not_ready);
         Self {
             listener,
-            state: Arc::new(State { registry, view }),
+            state: Arc::new(State {
+                registry,
+                not_ready,
+            }),
+        }
+    }
+
+    /// Serves the health of a process that has no view; it is ready where there is no
+    /// reason why it is not.
+    pub fn of_probes(
+        listener: TcpListener,
+        not_ready: impl Fn() -> Vec<String> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            listener,
+            state: Arc::new(State {
+                registry: Registry::default(),
+                not_ready: Box::new(not_ready),
+            }),
         }
     }
 
@@ -103,7 +130,7 @@ fn respond(state: &State, method: &Method, path: &str) -> Response<Full<Bytes>> 
     match path {
         "/metrics" => metrics(state),
         "/healthz" => text(StatusCode::OK, "ok\n".to_owned()),
-        "/readyz" => ready(&state.view.status().not_ready),
+        "/readyz" => ready(&(state.not_ready)()),
         _ => {
             let known = "try /metrics, /healthz or /readyz\n";
             text(StatusCode::NOT_FOUND, known.to_owned())

@@ -28,21 +28,6 @@ impl FromStr for SourceArg {
     }
 }
 
-/// A directory, written as `dir:PATH`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DirArg(pub PathBuf);
-
-impl FromStr for DirArg {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text.strip_prefix("dir:") {
-            Some(path) if !path.is_empty() => Ok(Self(path.into())),
-            _ => Err("expected dir:PATH".to_owned()),
-        }
-    }
-}
-
 /// Where kubelet is, by which its probes are known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KubeletArg {
@@ -144,9 +129,18 @@ pub struct AgentArgs {
     /// The file with this node's token for the CA.
     #[arg(long, env = "FAIRLEAD_CA_TOKEN_FILE", value_name = "FILE")]
     pub ca_token_file: Option<PathBuf>,
-    /// The root certificate that the CA's own certificate must chain to.
+    /// The roots that the CA's own certificate must chain to; followed. Where it is the
+    /// bundle of the mesh, what changes in it counts for peers too.
     #[arg(long, env = "FAIRLEAD_CA_ROOT", value_name = "FILE")]
     pub ca_root: Option<PathBuf>,
+    /// What the CA knows this cluster as; matters to istiod alone.
+    #[arg(
+        long,
+        env = "FAIRLEAD_CLUSTER_ID",
+        default_value = "Kubernetes",
+        value_name = "ID"
+    )]
+    pub cluster_id: String,
     /// The trust domain of the mesh.
     #[arg(
         long,
@@ -210,48 +204,6 @@ pub struct AgentArgs {
         value_name = "TIME"
     )]
     pub drain: Duration,
-    /// What is logged, and how.
-    #[command(flatten)]
-    pub log: LogArgs,
-}
-
-/// The flags of `fairlead ca`.
-#[derive(Clone, Debug, Args)]
-pub struct CaArgs {
-    /// Where objects come from: dir:PATH, a directory of manifests, watched.
-    #[arg(long, env = "FAIRLEAD_SOURCE", value_name = "SOURCE")]
-    pub source: SourceArg,
-    /// The directory of the root's, or an intermediate's, key and certificate.
-    #[arg(long, env = "FAIRLEAD_ROOT", value_name = "dir:PATH")]
-    pub root: DirArg,
-    /// Where agents ask for certificates.
-    #[arg(
-        long,
-        env = "FAIRLEAD_LISTEN",
-        default_value = "0.0.0.0:15012",
-        value_name = "ADDR"
-    )]
-    pub listen: SocketAddr,
-    /// The directory with one token file for each node.
-    #[arg(long, env = "FAIRLEAD_NODE_TOKENS", value_name = "DIR")]
-    pub node_tokens: PathBuf,
-    /// The trust domain of the mesh.
-    #[arg(
-        long,
-        env = "FAIRLEAD_TRUST_DOMAIN",
-        default_value = "cluster.local",
-        value_name = "NAME"
-    )]
-    pub trust_domain: String,
-    /// The longest that a certificate may last.
-    #[arg(
-        long,
-        env = "FAIRLEAD_MAX_TTL",
-        default_value = "24h",
-        value_parser = humantime::parse_duration,
-        value_name = "TIME"
-    )]
-    pub max_ttl: Duration,
     /// What is logged, and how.
     #[command(flatten)]
     pub log: LogArgs,

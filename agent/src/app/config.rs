@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::args::{AgentArgs, CaArgs, KernelArgs, KubeletArg, TunnelProtocol};
+use super::args::{AgentArgs, KernelArgs, KubeletArg, TunnelProtocol};
 use crate::model::{NodeName, TrustDomain};
-use crate::{ca, cluster, identity, proxy, redirect};
+use crate::{cluster, identity, proxy, redirect};
 
 /// What the agent is to do.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ impl AgentConfig {
                 node: node.clone(),
                 token_file: args.ca_token_file,
                 ca_root: args.ca_root,
-                cluster_id: "Kubernetes".to_owned(),
+                cluster_id: args.cluster_id,
                 ttl: args.certificate_ttl,
                 alpn: protocols(args.tunnel),
                 clock: Arc::new(identity::SystemClock),
@@ -113,40 +113,6 @@ pub(super) fn redirect_config(
     })
 }
 
-/// The certificate authority's, but for the state that it reads.
-pub(super) fn ca_source(args: &CaArgs) -> anyhow::Result<cluster::dir::Config> {
-    Ok(cluster::dir::Config {
-        path: args.source.directory.clone(),
-        trust_domain: trust_domain(&args.trust_domain)?,
-    })
-}
-
-/// The certificate authority's.
-pub(super) fn ca_config(args: CaArgs, source: &cluster::Source) -> anyhow::Result<ca::Config> {
-    let config = ca::Config {
-        listen: args.listen,
-        root: args.root.0,
-        snapshots: source.snapshots.clone(),
-        node_tokens: args.node_tokens,
-        trust_domain: trust_domain(&args.trust_domain)?,
-        default_ttl: args.max_ttl.min(identity::DEFAULT_TTL),
-        max_ttl: args.max_ttl,
-        names: Vec::new(),
-        clock: Arc::new(identity::SystemClock),
-    };
-    tracing::info!(
-        source = %args.source.directory.display(),
-        root = %config.root.display(),
-        listen = %config.listen,
-        node_tokens = %config.node_tokens.display(),
-        trust_domain = %config.trust_domain,
-        max_ttl = ?config.max_ttl,
-        "configuration"
-    );
-    Ok(config)
-}
-
-/// The name, if an identity can be made with it.
 /// What is offered and taken by ALPN, the preferred first. HBONE always: it is what every
 /// peer speaks.
 fn protocols(preferred: TunnelProtocol) -> Vec<Vec<u8>> {
@@ -157,7 +123,8 @@ fn protocols(preferred: TunnelProtocol) -> Vec<Vec<u8>> {
     }
 }
 
-fn trust_domain(name: &str) -> anyhow::Result<TrustDomain> {
+/// The name, if an identity can be made with it.
+pub(super) fn trust_domain(name: &str) -> anyhow::Result<TrustDomain> {
     let probe = format!("spiffe://{name}/ns/a/sa/a");
     let id: crate::model::SpiffeId = probe
         .parse()

@@ -1,6 +1,8 @@
 //! Flags to configurations, and everything wired in the order in which data flows.
 
 mod args;
+mod authority;
+mod ca_args;
 mod compile;
 mod config;
 mod enrol;
@@ -14,7 +16,9 @@ mod tools;
 mod view;
 
 pub use crate::redirect::Scope;
-pub use args::{AgentArgs, CaArgs, DirArg, KernelArgs, LogArgs, LogFormat, SourceArg};
+pub use args::{AgentArgs, KernelArgs, LogArgs, LogFormat, SourceArg};
+pub use authority::run_ca;
+pub use ca_args::{AuthenticateArg, BundleArg, CaArgs, RootArg};
 pub use tools::{check, cleanup, lint};
 
 use std::sync::Arc;
@@ -28,7 +32,7 @@ use crate::admin::{AdminServer, HttpServer, SocketListener, View};
 use crate::flow::{FlowHub, FlowMetrics, queue};
 use crate::proxy::Proxy;
 use crate::redirect::Redirector;
-use crate::{ca, cluster, identity};
+use crate::{cluster, identity};
 use config::AgentConfig;
 use enrol::Enroller;
 use tasks::{StopSignals, Tasks};
@@ -125,28 +129,6 @@ async fn agent(config: AgentConfig) -> anyhow::Result<()> {
     tokio::select! {
         () = stop::drain(&proxy, &flows_in, config.drain) => {}
         signal = signals.next() => tracing::warn!(signal, "not waiting for open connections"),
-    }
-    Ok(())
-}
-
-/// Runs the certificate authority until it is told to stop.
-pub fn run_ca(args: CaArgs) -> anyhow::Result<()> {
-    logging::start(&args.log)?;
-    limits::raise();
-    let runtime = Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(authority(args))
-}
-
-async fn authority(args: CaArgs) -> anyhow::Result<()> {
-    let mut signals = StopSignals::listen()?;
-    let mut tasks = Tasks::default();
-    let (source, read) = cluster::dir::start(config::ca_source(&args)?);
-    tasks.keep("source", read);
-    let config = config::ca_config(args, &source)?;
-    tasks.start("ca", async { Ok(ca::run(config).await?) });
-    tokio::select! {
-        signal = signals.next() => tracing::info!(signal, "stopping"),
-        error = tasks.ended() => return Err(error),
     }
     Ok(())
 }

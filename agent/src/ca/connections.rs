@@ -17,6 +17,7 @@ use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
 use super::service::Shared;
+use super::tls::TlsError;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Handshakes under way at once.
@@ -130,6 +131,10 @@ async fn handshake(
     let local = stream.local_addr().ok()?.ip().to_canonical();
     let config = match shared.tls_config(local) {
         Ok(config) => config,
+        Err(error @ TlsError::Absent) => {
+            tracing::debug!(caller = %caller.0, %error, "a caller is too early");
+            return None;
+        }
         Err(error) => {
             tracing::error!(%error, "no TLS certificate for this service");
             return None;

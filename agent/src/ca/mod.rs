@@ -1,14 +1,18 @@
 //! The certificate authority service: Istio's `CreateCertificate`, for the agents of a mesh
 //! and for ztunnels.
 //!
-//! In: the cluster's [`Snapshot`]s, a directory with the authority's key, a directory with
-//! one token for each node. Out: certificates, each with an audit line in the log. Must
-//! not: sign for a node what none of its pods is, tell a caller without a valid token
-//! anything, or let one caller keep others from being served.
+//! In: the cluster's [`Snapshot`]s; the authority's key, from a directory or a Secret; and
+//! what proves which node calls, a token file for each node or the API server's review of
+//! a service account's token. Out: certificates, each with an audit line in the log, and
+//! with a Secret the roots in a ConfigMap. Must not: sign for a node what none of its pods
+//! is, tell a caller without a valid token anything, let one caller keep others from being
+//! served, or write a Secret that it did not make.
 
 mod authorize;
+mod callers;
 mod connections;
 mod limit;
+mod root;
 mod service;
 mod tls;
 mod tokens;
@@ -16,6 +20,7 @@ mod tokens;
 #[cfg(test)]
 mod tests;
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,17 +31,21 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tonic::transport::Server as GrpcServer;
 
+use crate::cluster::kube::TokenReviews;
 use crate::identity::generated::istio_certificate_service_server::IstioCertificateServiceServer;
 use crate::identity::{AuthorityDir, AuthorityError, Clock};
-use crate::model::TrustDomain;
+use crate::model::{NamespacedName, TrustDomain};
 use crate::state::Snapshot;
 
+use callers::{Callers, Reviews};
 use connections::{Slots, incoming};
+use root::Keeper;
 use service::{Service, Shared};
 use tls::ServerCertificates;
 use tokens::TokenDir;
 
 pub use crate::identity::Authority;
+pub use root::SecretRoot;
 
 /// The files of tokens and authority are looked at so often.
 const TICK: Duration = Duration::from_secs(1);
@@ -47,18 +56,49 @@ const MAX_REQUEST: usize = 64 * 1024;
 /// For one call, from its header to its answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Where the authority's key and certificates are.
+#[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one, and it is moved once"
+)]
+pub enum Root {
+    /// In this directory, in Istio's file names; created if it is empty.
+    Directory(PathBuf),
+    /// In a Secret.
+    Secret(SecretRoot),
+}
+
+/// How callers prove which node they are.
+#[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one, and it is moved once"
+)]
+pub enum Authentication {
+    /// By the token in a file of this directory that is named as the node.
+    NodeTokens(PathBuf),
+    /// By a token of the agents' service account, bound to a pod on that node.
+    Reviews {
+        /// Asks the API server.
+        reviews: TokenReviews,
+        /// The agents' service account.
+        agent: NamespacedName,
+    },
+}
+
 /// What the service is to do.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where to listen. Port 0: any.
     pub listen: SocketAddr,
-    /// The directory of the authority, in Istio's file names; created if it is empty.
-    pub root: PathBuf,
+    /// What signs.
+    pub root: Root,
     /// The cluster, to know which pods a node runs. Nothing is signed before its first
     /// revision.
     pub snapshots: watch::Receiver<Snapshot>,
-    /// One file for each node, named as the node, with its token.
-    pub node_tokens: PathBuf,
+    /// Who is served.
+    pub authentication: Authentication,
     /// The only trust domain that is signed for.
     pub trust_domain: TrustDomain,
     /// The life of a certificate where the request asks for none.
@@ -99,47 +139,66 @@ pub enum CaError {
     Serve(#[from] tonic::transport::Error),
 }
 
-/// Serves until it is dropped.
-pub async fn run(config: Config) -> Result<(), CaError> {
-    Server::bind(config).await?.run().await
-}
-
 /// The service, listening but not yet answering.
 #[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
-    authority: AuthorityDir,
-    tokens: TokenDir,
+    root: Followed,
+    tokens: Option<TokenDir>,
     shared: Arc<Shared>,
 }
 
+/// What signs, and how changes of it are noticed.
+#[derive(Debug)]
+enum Followed {
+    Directory(AuthorityDir),
+    Secret(Box<Keeper>),
+}
+
+/// Tells whether a service can issue certificates.
+#[derive(Clone, Debug)]
+pub struct Readiness(Arc<Shared>);
+
+impl Readiness {
+    /// Why no certificate could be issued now; empty where one could.
+    pub fn reasons(&self) -> Vec<String> {
+        self.0.not_ready()
+    }
+}
+
 impl Server {
-    /// Opens the authority and the tokens, and listens.
+    /// Opens what is there of authority and tokens, and listens.
     pub async fn bind(config: Config) -> Result<Self, CaError> {
-        let authority = AuthorityDir::open(config.root, Arc::clone(&config.clock))?;
-        let path = config.node_tokens;
-        let tokens =
-            TokenDir::open(path.clone()).map_err(|source| CaError::Tokens { path, source })?;
+        let (tokens, callers) = callers(config.authentication)?;
+        let shared = Shared::new(
+            service::Settings {
+                trust_domain: config.trust_domain,
+                default_ttl: config.default_ttl.min(config.max_ttl),
+                max_ttl: config.max_ttl,
+                snapshots: config.snapshots,
+                certificates: ServerCertificates::new(config.names, Arc::clone(&config.clock)),
+            },
+            callers,
+        );
+        let root = match config.root {
+            Root::Directory(path) => {
+                let authority = AuthorityDir::open(path, config.clock)?;
+                shared.replace_authority(authority.current());
+                Followed::Directory(authority)
+            }
+            Root::Secret(root) => Followed::Secret(Box::new(Keeper::new(root, config.clock))),
+        };
         let listen = |source| CaError::Listen {
             address: config.listen,
             source,
         };
         let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
-        let shared = Shared::new(service::Settings {
-            trust_domain: config.trust_domain,
-            default_ttl: config.default_ttl.min(config.max_ttl),
-            max_ttl: config.max_ttl,
-            snapshots: config.snapshots,
-            certificates: ServerCertificates::new(config.names, config.clock),
-        });
-        shared.replace_authority(Arc::clone(authority.current()));
-        shared.replace_tokens(tokens.current());
         Ok(Self {
             listener,
             address,
-            authority,
+            root,
             tokens,
             shared: Arc::new(shared),
         })
@@ -150,12 +209,17 @@ impl Server {
         self.address
     }
 
+    /// For probes.
+    pub fn readiness(&self) -> Readiness {
+        Readiness(Arc::clone(&self.shared))
+    }
+
     /// Serves until it is dropped.
     pub async fn run(self) -> Result<(), CaError> {
         let Self {
             listener,
             address,
-            authority,
+            root,
             tokens,
             shared,
         } = self;
@@ -175,30 +239,56 @@ impl Server {
             .add_service(service)
             .serve_with_incoming(connections);
         tokio::select! {
-            ended = serving => Ok(ended?),
-            never = follow_files(authority, tokens, &shared) => match never {},
+            ended = Box::pin(serving) => Ok(ended?),
+            never = follow_root(root, &shared) => match never {},
+            never = follow_tokens(tokens, &shared) => match never {},
         }
     }
 }
 
-/// Brings what changes in the two directories into force.
-async fn follow_files(
-    mut authority: AuthorityDir,
-    mut tokens: TokenDir,
-    shared: &Shared,
-) -> std::convert::Infallible {
+fn callers(authentication: Authentication) -> Result<(Option<TokenDir>, Callers), CaError> {
+    match authentication {
+        Authentication::NodeTokens(path) => {
+            let tokens = TokenDir::open(path.clone());
+            let tokens = tokens.map_err(|source| CaError::Tokens { path, source })?;
+            let callers = Callers::files(&tokens);
+            Ok((Some(tokens), callers))
+        }
+        Authentication::Reviews { reviews, agent } => Ok((
+            None,
+            Callers::Reviews(Box::new(Reviews::new(reviews, agent))),
+        )),
+    }
+}
+
+/// Brings a changed authority into force.
+async fn follow_root(root: Followed, shared: &Shared) -> Infallible {
+    let mut authority = match root {
+        Followed::Directory(authority) => authority,
+        Followed::Secret(keeper) => return keeper.run(shared).await,
+    };
     let mut warned = Instant::now();
     loop {
         sleep(TICK).await;
         if authority.refresh() {
-            shared.replace_authority(Arc::clone(authority.current()));
-        }
-        if tokens.refresh() {
-            shared.replace_tokens(tokens.current());
+            shared.replace_authority(authority.current());
         }
         if warned.elapsed() >= WARN {
-            authority.current().warn_of_end();
+            shared.warn_of_end();
             warned = Instant::now();
+        }
+    }
+}
+
+/// Brings changed tokens into force.
+async fn follow_tokens(tokens: Option<TokenDir>, shared: &Shared) -> Infallible {
+    let Some(mut tokens) = tokens else {
+        return std::future::pending().await;
+    };
+    loop {
+        sleep(TICK).await;
+        if tokens.refresh() {
+            shared.replace_tokens(tokens.current());
         }
     }
 }

@@ -1,16 +1,17 @@
 //! The one call of the service: authenticate, authorise, sign, record.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwapOption;
 use prost_types::value::Kind;
 use rustls::ServerConfig;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 use super::authorize::may_have;
+use super::callers::{Callers, Refusal};
 use super::connections::Caller;
 use super::limit::{Limits, Sparse};
 use super::tls::{ServerCertificates, TlsError};
@@ -20,6 +21,8 @@ use crate::identity::generated::{IstioCertificateRequest, IstioCertificateRespon
 use crate::identity::{Authority, AuthorityError, Issued, VerifiedRequest};
 use crate::model::{NodeName, SpiffeId, TrustDomain};
 use crate::state::Snapshot;
+
+const UNREAD: &str = "the CA has not read the state of the cluster yet";
 
 /// What stays the same while the service runs.
 #[derive(Debug)]
@@ -31,33 +34,68 @@ pub(super) struct Settings {
     pub(super) certificates: ServerCertificates,
 }
 
-/// What every call reads. Written by the task that follows the files alone.
+/// What every call reads. Written by the tasks that follow files and objects alone.
 #[derive(Debug)]
 pub(super) struct Shared {
     settings: Settings,
     authority: ArcSwapOption<Authority>,
-    tokens: ArcSwap<Tokens>,
+    /// What is wrong with the authority's key and certificates, where something is.
+    root_problem: ArcSwapOption<String>,
+    callers: Callers,
     limits: Limits,
     strangers: Sparse,
 }
 
 impl Shared {
-    pub(super) fn new(settings: Settings) -> Self {
+    pub(super) fn new(settings: Settings, callers: Callers) -> Self {
         Self {
             settings,
             authority: ArcSwapOption::empty(),
-            tokens: ArcSwap::default(),
+            root_problem: ArcSwapOption::empty(),
+            callers,
             limits: Limits::default(),
             strangers: Sparse::default(),
         }
     }
 
-    pub(super) fn replace_authority(&self, authority: Arc<Authority>) {
-        self.authority.store(Some(authority));
+    pub(super) fn replace_authority(&self, authority: &Arc<Authority>) {
+        self.authority.store(Some(Arc::clone(authority)));
+    }
+
+    #[cfg(test)]
+    pub(super) fn authority(&self) -> Option<Arc<Authority>> {
+        self.authority.load_full()
+    }
+
+    pub(super) fn set_root_problem(&self, problem: Option<String>) {
+        self.root_problem.store(problem.map(Arc::new));
     }
 
     pub(super) fn replace_tokens(&self, tokens: Arc<Tokens>) {
-        self.tokens.store(tokens);
+        if let Callers::Files(current) = &self.callers {
+            current.store(tokens);
+        }
+    }
+
+    /// Says so where the authority ends soon.
+    pub(super) fn warn_of_end(&self) {
+        if let Some(authority) = &*self.authority.load() {
+            authority.warn_of_end();
+        }
+    }
+
+    /// Why no certificate could be issued now; empty where one could.
+    pub(super) fn not_ready(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if self.authority.load().is_none() {
+            let problem = self.root_problem.load();
+            let problem = problem.as_deref().map_or("not read yet", String::as_str);
+            reasons.push(format!("the CA has no key: {problem}"));
+        }
+        if self.settings.snapshots.borrow().revision == 0 {
+            reasons.push(UNREAD.to_owned());
+        }
+        reasons
     }
 
     /// The TLS configuration for a connection to this local address.
@@ -66,14 +104,40 @@ impl Shared {
         self.settings.certificates.config(&authority, local)
     }
 
-    /// The node that calls. Whatever is wrong, a caller learns no more than that it is.
-    fn authenticate(&self, request: &Request<IstioCertificateRequest>) -> Option<NodeName> {
-        let header = request.metadata().get("authorization")?.to_str().ok()?;
-        let (scheme, token) = header.split_once(' ')?;
+    /// The node that calls.
+    async fn authenticate(
+        &self,
+        request: &Request<IstioCertificateRequest>,
+    ) -> Result<NodeName, Refusal> {
+        let stranger = || Refusal::Stranger("there is no bearer token".to_owned());
+        let header = request.metadata().get("authorization");
+        let header = header.and_then(|header| header.to_str().ok());
+        let (scheme, token) = header
+            .and_then(|header| header.split_once(' '))
+            .ok_or_else(stranger)?;
         if !scheme.eq_ignore_ascii_case("bearer") {
-            return None;
+            return Err(stranger());
         }
-        self.tokens.load().node(token.trim()).cloned()
+        let snapshots = &self.settings.snapshots;
+        self.callers.node(token.trim(), snapshots).await
+    }
+
+    /// A caller that was not authenticated learns no more than that.
+    fn turn_away(&self, caller: Option<SocketAddr>, refusal: Refusal) -> Status {
+        match refusal {
+            Refusal::Stranger(reason) => {
+                if let Some(withheld) = self.strangers.pass() {
+                    tracing::warn!(?caller, reason, withheld, "refused: not an agent's token");
+                }
+                Status::unauthenticated("unauthenticated")
+            }
+            Refusal::Unavailable(reason) => {
+                if let Some(withheld) = self.strangers.pass() {
+                    tracing::warn!(?caller, reason, withheld, "not served now");
+                }
+                Status::unavailable(reason)
+            }
+        }
     }
 
     /// The node has a pod with the identity, as far as the cluster's state is known here.
@@ -85,8 +149,7 @@ impl Shared {
         }
         let snapshot = self.settings.snapshots.borrow();
         if snapshot.revision == 0 {
-            let message = "the CA has not read the state of the cluster yet";
-            return Err(Status::unavailable(message));
+            return Err(Status::unavailable(UNREAD));
         }
         if may_have(&snapshot, node, id) {
             return Ok(());
@@ -169,12 +232,8 @@ impl IstioCertificateService for Service {
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
         let caller = request.extensions().get::<Caller>().map(|caller| caller.0);
-        let Some(node) = self.0.authenticate(&request) else {
-            if let Some(withheld) = self.0.strangers.pass() {
-                tracing::warn!(?caller, withheld, "refused: no valid token");
-            }
-            return Err(Status::unauthenticated("unauthenticated"));
-        };
+        let node = self.0.authenticate(&request).await;
+        let node = node.map_err(|refusal| self.0.turn_away(caller, refusal))?;
         match self.0.answer(&node, request.get_ref()) {
             Ok((identity, issued)) => {
                 let not_after = jiff::Timestamp::try_from(issued.not_after).ok();

@@ -83,7 +83,9 @@ pub enum AuthorityError {
 /// A certificate authority, opened. Immutable; see [`super::AuthorityDir`] for one that follows
 /// its files.
 pub struct Authority {
-    issuer: Issuer<'static, KeyPair>,
+    issuer: Arc<Issuer<'static, KeyPair>>,
+    /// The root that its signatures lead to.
+    anchor: CertificateDer<'static>,
     /// From the issuer up, without the roots; empty where the issuer is a root.
     chain: Vec<CertificateDer<'static>>,
     roots: Vec<CertificateDer<'static>>,
@@ -147,12 +149,12 @@ impl Authority {
             }
         }
 
+        let anchor = match anchor(&chain, &files.roots) {
+            Some(root) => root.clone(),
+            None => files.issuer.clone(),
+        };
         let (mut not_before, mut not_after) = (SystemTime::UNIX_EPOCH, None);
-        for link in chain
-            .iter()
-            .chain([&files.issuer])
-            .chain(anchor(&chain, &files.roots))
-        {
+        for link in chain.iter().chain([&files.issuer, &anchor]) {
             let parsed = certificate::parse(link).map_err(|error| untrusted(error.to_string()))?;
             if !parsed.is_ca() {
                 return Err(untrusted(format!("{} is no CA", parsed.subject())));
@@ -169,7 +171,8 @@ impl Authority {
         let issuer = Issuer::from_ca_cert_der(&files.issuer, files.key)
             .map_err(|error| untrusted(error.to_string()))?;
         let authority = Self {
-            issuer,
+            issuer: Arc::new(issuer),
+            anchor,
             chain,
             roots: files.roots,
             not_before,
@@ -259,7 +262,7 @@ impl Authority {
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         let leaf = params
-            .signed_by(key, &self.issuer)
+            .signed_by(key, &*self.issuer)
             .map_err(AuthorityError::Sign)?;
         let mut chain = vec![leaf.der().clone()];
         chain.extend_from_slice(&self.chain);
@@ -269,6 +272,30 @@ impl Authority {
             serial: hex,
             not_after,
         })
+    }
+
+    /// The same one, for peers that shall trust these roots.
+    #[must_use]
+    pub fn with_roots(&self, roots: Vec<CertificateDer<'static>>) -> Self {
+        Self {
+            issuer: Arc::clone(&self.issuer),
+            anchor: self.anchor.clone(),
+            chain: self.chain.clone(),
+            roots,
+            not_before: self.not_before,
+            not_after: self.not_after,
+            clock: Arc::clone(&self.clock),
+        }
+    }
+
+    /// Both sign with one key, as one issuer.
+    pub fn same_signer(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.issuer, &other.issuer)
+    }
+
+    /// The root that what it signs leads to.
+    pub fn anchor(&self) -> &CertificateDer<'static> {
+        &self.anchor
     }
 
     /// The roots that peers shall trust.

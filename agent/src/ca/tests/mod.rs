@@ -1,5 +1,8 @@
 //! Tests of the module: a service on loopback, with agents that call it.
 
+mod reviews;
+mod rotation;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::SocketAddr;
@@ -16,16 +19,17 @@ use tokio::task::JoinHandle;
 use tonic::{Code, Request, Status};
 
 use super::authorize::may_have;
+use super::callers::Callers;
 use super::service::{Service, Settings, Shared};
 use super::tls::ServerCertificates;
 use super::tokens::TokenDir;
-use super::{Authority, Config, Server};
+use super::{Authentication, Authority, Config, Root, Server};
 use crate::identity::generated::istio_certificate_service_server::IstioCertificateService as _;
 use crate::identity::generated::{IstioCertificateRequest, IstioCertificateResponse};
 use crate::identity::tests::{TestClock, config, id};
 use crate::identity::{self, CaAddress, CertificateState, Clock as _, Identities, Leaf, create};
 use crate::model::{NamespacedName, NodeName, SpiffeId, TrustDomain};
-use crate::state::{Dict, Pod, PodPhase, Snapshot};
+use crate::state::{Change, Dict, Object, Origin, Pod, PodPhase, Snapshot, Writer};
 
 const TOKEN_A: &str = "token-of-node-a-0123456789";
 const TOKEN_B: &str = "token-of-node-b-0123456789";
@@ -59,19 +63,26 @@ fn pod(node: &str, account: &str) -> Pod {
 }
 
 fn snapshot(pods: impl IntoIterator<Item = Pod>) -> Snapshot {
-    let mut snapshot = Snapshot {
-        revision: 1,
-        ..Snapshot::default()
-    };
+    let mut writer = Writer::new();
     for pod in pods {
-        snapshot.pods.insert(pod.name.clone(), Arc::new(pod));
+        writer.apply(Change::Upsert(Object::Pod(pod), Origin::default()));
     }
-    snapshot
+    writer.publish().unwrap()
 }
 
 /// `web` on node-a, `cart` on node-b.
 fn cluster() -> Snapshot {
     snapshot([pod("node-a", "web"), pod("node-b", "cart")])
+}
+
+fn settings(snapshots: watch::Receiver<Snapshot>, clock: &TestClock) -> Settings {
+    Settings {
+        trust_domain: TrustDomain("cluster.local".into()),
+        default_ttl: DAY,
+        max_ttl: 2 * DAY,
+        snapshots,
+        certificates: ServerCertificates::new(Vec::new(), clock.shared()),
+    }
 }
 
 /// Directories of a CA and of its nodes' tokens.
@@ -108,16 +119,11 @@ impl Files {
     /// The service without its network.
     fn service(&self, snapshot: Snapshot) -> (Service, watch::Sender<Snapshot>) {
         let (sender, snapshots) = watch::channel(snapshot);
-        let shared = Shared::new(Settings {
-            trust_domain: TrustDomain("cluster.local".into()),
-            default_ttl: DAY,
-            max_ttl: 2 * DAY,
-            snapshots,
-            certificates: ServerCertificates::new(Vec::new(), self.clock.shared()),
-        });
+        let settings = settings(snapshots, &self.clock);
+        let tokens = TokenDir::open(self.tokens()).unwrap();
+        let shared = Shared::new(settings, Callers::files(&tokens));
         let authority = Authority::open_at(&self.root(), self.clock.shared()).unwrap();
-        shared.replace_authority(Arc::new(authority));
-        shared.replace_tokens(TokenDir::open(self.tokens()).unwrap().current());
+        shared.replace_authority(&Arc::new(authority));
         (Service(Arc::new(shared)), sender)
     }
 }
@@ -386,9 +392,9 @@ impl Running {
         let (sender, snapshots) = watch::channel(cluster());
         let server = Server::bind(Config {
             listen,
-            root: files.root(),
+            root: Root::Directory(files.root()),
             snapshots,
-            node_tokens: files.tokens(),
+            authentication: Authentication::NodeTokens(files.tokens()),
             trust_domain: TrustDomain("cluster.local".into()),
             default_ttl: DAY,
             max_ttl: DAY,

@@ -37,7 +37,9 @@ pub struct AgentPod {
 pub async fn agent_pods(client: &Client, namespace: &str) -> Result<Vec<AgentPod>, RequestError> {
     let place = Place::new("v1", "Pod", Some(namespace), "");
     let pods = list(client, &place).await?;
-    Ok(one_of_each_node(pods.iter().filter_map(agent_pod).collect()))
+    Ok(one_of_each_node(
+        pods.iter().filter_map(agent_pod).collect(),
+    ))
 }
 
 /// During an upgrade a node has two: the ready one answers, the newer of two such.

@@ -98,8 +98,11 @@ impl FakeApi {
         let (head, body) = request.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
-        let path = head.uri.path().to_owned();
-        let (code, answer) = self.store.lock().unwrap().respond(&head.method, path, body);
+        let (code, answer) =
+            self.store
+                .lock()
+                .unwrap()
+                .respond(&head.method, head.uri.path(), body);
         let mut response = Response::new(Body::from(answer.to_string().into_bytes()));
         *response.status_mut() = code;
         Ok(response)
@@ -114,19 +117,19 @@ impl Store {
         object
     }
 
-    fn respond(&mut self, method: &Method, path: String, body: Value) -> (StatusCode, Value) {
-        self.requests.push((method.clone(), path.clone()));
+    fn respond(&mut self, method: &Method, path: &str, body: Value) -> (StatusCode, Value) {
+        self.requests.push((method.clone(), path.to_owned()));
         if let Some(forbidden) = &self.forbidden
             && path.starts_with(forbidden)
         {
             let message = format!("User \"x\" cannot {method} {path}");
             return failure(StatusCode::FORBIDDEN, &message);
         }
-        if let Some(answer) = self.answers.get(&path) {
+        if let Some(answer) = self.answers.get(path) {
             return (StatusCode::CREATED, answer(&body));
         }
         match *method {
-            Method::GET => match self.objects.get(&path) {
+            Method::GET => match self.objects.get(path) {
                 Some(object) => (StatusCode::OK, object.clone()),
                 None => failure(StatusCode::NOT_FOUND, &format!("{path} not found")),
             },
@@ -139,14 +142,14 @@ impl Store {
                 (StatusCode::CREATED, self.write(&path, body))
             }
             Method::PUT => {
-                let Some(current) = self.objects.get(&path) else {
+                let Some(current) = self.objects.get(path) else {
                     return failure(StatusCode::NOT_FOUND, &format!("{path} not found"));
                 };
                 let version = |object: &Value| object["metadata"]["resourceVersion"].clone();
                 if version(current) != version(&body) {
                     return failure(StatusCode::CONFLICT, &format!("{path} was modified"));
                 }
-                (StatusCode::OK, self.write(&path, body))
+                (StatusCode::OK, self.write(path, body))
             }
             _ => failure(StatusCode::METHOD_NOT_ALLOWED, "not here"),
         }

@@ -72,6 +72,38 @@ fn feed<Data>(
     }
 }
 
+/// A workload with a certificate of `authority`, which trusts the roots of `bundle`.
+pub(crate) fn workload(
+    authority: &Authority,
+    bundle: &str,
+    account: &str,
+    clock: &TestClock,
+) -> Credentials {
+    let trust = Trust::nobody();
+    trust.replace(crate::identity::certificates_from_pem(bundle).unwrap());
+    let settings = TlsSettings {
+        trust_domain: TrustDomain("cluster.local".into()),
+        alpn: vec![ALPN_HBONE.to_vec()],
+        trust,
+        clock: clock.shared(),
+    };
+    let issued = authority.issue(&id(account), Duration::from_hours(24));
+    let issued = issued.unwrap();
+    let chain = issued.issued.chain.clone();
+    let leaf = Leaf::parse(&chain[0]).unwrap();
+    Credentials::new(&settings, leaf, chain, &issued.key_der(), 1).unwrap()
+}
+
+/// Each of the two, as a client, is taken by the other, and takes it.
+pub(crate) fn meet(one: &Credentials, other: &Credentials) -> Result<(), String> {
+    for (client, server) in [(one, other), (other, one)] {
+        let ended = handshake(client.client_config(server.id()), server.server_config());
+        assert_eq!(ended.client?.id, *server.id());
+        assert_eq!(ended.server?.id, *client.id());
+    }
+    Ok(())
+}
+
 /// The mesh that the tests attack.
 struct Mesh {
     dir: TempDir,

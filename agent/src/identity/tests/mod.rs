@@ -1,7 +1,7 @@
 //! Tests of the module: real handshakes, a clock that is set by hand, CAs that fail.
 
 mod authority;
-mod handshake;
+pub(crate) mod handshake;
 mod rotation;
 
 use std::path::Path;

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
@@ -16,6 +17,7 @@ use super::super::{
     Authority, CaAddress, CertificateState, CertificateStatus, Clock as _, Credentials, FetchError,
     Identities, IdentityError,
 };
+use super::handshake::{meet, workload};
 use super::{TestClock, agent, authority, config, id};
 use crate::model::SpiffeId;
 
@@ -39,6 +41,8 @@ struct ScriptedCa {
     authority: Authority,
     mood: Mutex<Mood>,
     calls: Mutex<Vec<(Instant, SpiffeId)>>,
+    /// What the root file has since the last look.
+    file: Mutex<Option<Vec<CertificateDer<'static>>>>,
     running: Arc<AtomicUsize>,
     most: Arc<AtomicUsize>,
 }
@@ -111,7 +115,8 @@ impl Ca for ScriptedCa {
     }
 
     fn look(&self) -> Change {
-        Change::Unchanged
+        let roots = self.file.lock().unwrap().take();
+        roots.map_or(Change::Unchanged, Change::RootFile)
     }
 }
 
@@ -130,6 +135,7 @@ impl World {
             _dir: dir,
             mood: Mutex::new(mood),
             calls: Mutex::default(),
+            file: Mutex::default(),
             running: Arc::default(),
             most: Arc::default(),
         });
@@ -442,4 +448,56 @@ async fn another_authority_in_the_directory_is_taken_over() {
     let second = identities.credentials(&id("web")).await.unwrap();
     assert!(second.generation() > first.generation());
     assert_ne!(second.leaf().issuer, first.leaf().issuer);
+}
+
+/// The root file is the bundle of the mesh, as a volume of a ConfigMap is.
+#[tokio::test(start_paused = true)]
+async fn the_bundle_adds_a_root_at_no_cost_and_takes_one_away_at_once() {
+    let world = World::new(Mood::Answers);
+    let other_dir = TempDir::new().unwrap();
+    let other = authority(other_dir.path(), &world.clock);
+    let own = world.ca.authority.roots().to_vec();
+    let both = [own.clone(), other.roots().to_vec()].concat();
+    let file = |roots: &[CertificateDer<'static>]| {
+        *world.ca.file.lock().unwrap() = Some(roots.to_vec());
+    };
+    let bundle = |authority: &Authority| authority.roots_pem();
+    let both_pem = bundle(&world.ca.authority) + &bundle(&other);
+    let peer = |clock: &TestClock| workload(&other, &both_pem, "cart", clock);
+
+    file(&own);
+    world.want(&["web"]);
+    let first = world.web().await.unwrap();
+    assert!(meet(&first, &peer(&world.clock)).is_err());
+
+    file(&both);
+    sleep(Duration::from_secs(6)).await;
+    let same = world.web().await.unwrap();
+    assert_eq!(same.generation(), first.generation());
+    assert_eq!(world.ca.calls(), 1);
+    // Also with configurations from before.
+    meet(&first, &peer(&world.clock)).unwrap();
+
+    file(other.roots());
+    sleep(Duration::from_secs(11)).await;
+    assert!(
+        world.ca.calls() > 1,
+        "a certificate that peers refuse is kept"
+    );
+}
+
+/// What the CA's own TLS is verified with need not be trusted in the mesh.
+#[tokio::test(start_paused = true)]
+async fn a_root_file_that_is_not_the_bundle_does_not_count() {
+    let world = World::new(Mood::Answers);
+    let other_dir = TempDir::new().unwrap();
+    let other = authority(other_dir.path(), &world.clock);
+    *world.ca.file.lock().unwrap() = Some(other.roots().to_vec());
+    world.want(&["web"]);
+    let web = world.web().await.unwrap();
+    sleep(Duration::from_secs(11)).await;
+    let both = world.ca.authority.roots_pem() + &other.roots_pem();
+    let stranger = workload(&other, &both, "cart", &world.clock);
+    assert!(meet(&web, &stranger).is_err());
+    assert_eq!(world.ca.calls(), 1);
 }
