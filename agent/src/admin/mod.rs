@@ -32,7 +32,7 @@ mod view;
 pub use client::{Client, ClientError, FlowLine};
 pub use http::HttpServer;
 pub use objects::{
-    Kind, Object, PolicyRow, ServiceEndpoint, ServicePortRow, ServiceRow, WorkloadRow, action_word,
+    Kind, Object, PolicyRow, ServiceEndpoint, ServicePortRow, ServiceRow, WorkloadRow,
 };
 pub use server::AdminServer;
 pub use socket::{SocketError, SocketListener, is_served};

@@ -7,10 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::status::CertificateRow;
-use crate::state::{
-    Action, AuthorizationPolicy, Endpoint, MeshPolicy, MtlsMode, Pod, PodPhase, PolicyScope,
-    Service, Snapshot,
-};
+use crate::state::{AuthorizationPolicy, Endpoint, MeshPolicy, Pod, PodPhase, Service, Snapshot};
 
 /// What can be listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -236,13 +233,13 @@ fn service(service: &Service, snapshot: &Snapshot) -> Object {
 }
 
 fn authorization_policy(policy: &AuthorizationPolicy) -> Object {
-    let action = action_word(policy.action);
+    let action = policy.action;
     let dry_run = if policy.dry_run { " (dry run)" } else { "" };
     Object::Policy(PolicyRow {
         policy: "AuthorizationPolicy".to_owned(),
         namespace: policy.name.namespace.to_string(),
         name: policy.name.name.to_string(),
-        applies_to: applies_to(&policy.scope),
+        applies_to: policy.scope.to_string(),
         action: format!("{action}{dry_run}"),
         invalid: policy.invalid.clone(),
         spec: serde_json::to_value(policy).unwrap_or_default(),
@@ -250,48 +247,20 @@ fn authorization_policy(policy: &AuthorizationPolicy) -> Object {
 }
 
 fn mesh_policy(policy: &MeshPolicy) -> Object {
-    let word = |mode: MtlsMode| match mode {
-        MtlsMode::Permissive => "PERMISSIVE",
-        MtlsMode::Strict => "STRICT",
-    };
     let mut action = match policy.mtls {
-        Some(mode) => format!("mTLS {}", word(mode)),
+        Some(mode) => format!("mTLS {mode}"),
         None => "mTLS inherited".to_owned(),
     };
     for (port, mode) in &policy.port_mtls {
-        action = format!("{action}, {} on {port}", word(*mode));
+        action = format!("{action}, {mode} on {port}");
     }
     Object::Policy(PolicyRow {
         policy: "MeshPolicy".to_owned(),
         namespace: policy.name.namespace.to_string(),
         name: policy.name.name.to_string(),
-        applies_to: applies_to(&policy.scope),
+        applies_to: policy.scope.to_string(),
         action,
         invalid: policy.invalid.clone(),
         spec: serde_json::to_value(policy).unwrap_or_default(),
     })
-}
-
-/// The action as a manifest spells it.
-pub fn action_word(action: Action) -> &'static str {
-    match action {
-        Action::Allow => "ALLOW",
-        Action::Deny => "DENY",
-        Action::Audit => "AUDIT",
-    }
-}
-
-fn applies_to(scope: &PolicyScope) -> String {
-    match scope {
-        PolicyScope::Mesh => "the mesh".to_owned(),
-        PolicyScope::Pods(selector) if selector.0.is_empty() => "the namespace".to_owned(),
-        PolicyScope::Pods(selector) => {
-            let labels = selector
-                .0
-                .iter()
-                .map(|(key, value)| format!("{key}={value}"));
-            format!("pods {}", labels.collect::<Vec<_>>().join(","))
-        }
-        PolicyScope::Services(names) => format!("services {}", names.join(",")),
-    }
 }

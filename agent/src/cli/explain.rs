@@ -6,9 +6,7 @@ use clap::Args;
 
 use super::output::{Format, FormatFlag, Paint, Printer, harmless};
 use super::{AgentAddress, Outcome};
-use crate::admin::{
-    ExplainedServer, ExplainedVerdict, Explanation, MtlsMode, PolicyStep, action_word,
-};
+use crate::admin::{ExplainedServer, ExplainedVerdict, Explanation, MtlsMode, PolicyStep};
 
 const HELP: &str = "\
 Examples:
@@ -160,7 +158,7 @@ fn explain_server<W: Write>(
 }
 
 fn explain_policy<W: Write>(policy: &PolicyStep, step: &mut Steps<'_, W>) -> anyhow::Result<()> {
-    let action = action_word(policy.action);
+    let action = policy.action;
     let dry_run = if policy.dry_run { ", dry run" } else { "" };
     let text = format!(
         "{} ({action}{dry_run}) is for {}",

@@ -1,6 +1,7 @@
 //! The objects of a [`super::Snapshot`]: what the mesh needs of each, and no more.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -178,6 +179,16 @@ pub enum Action {
     Audit,
 }
 
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Allow => "ALLOW",
+            Self::Deny => "DENY",
+            Self::Audit => "AUDIT",
+        })
+    }
+}
+
 /// Labels that a pod must carry; empty selects every pod of the scope.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Selector(pub BTreeMap<String, String>);
@@ -201,6 +212,23 @@ pub enum PolicyScope {
     Pods(Selector),
     /// Pods behind these Services of the object's own namespace (`targetRefs`).
     Services(Vec<Arc<str>>),
+}
+
+impl fmt::Display for PolicyScope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mesh => f.write_str("the mesh"),
+            Self::Pods(selector) if selector.0.is_empty() => f.write_str("the namespace"),
+            Self::Pods(selector) => {
+                let labels = selector.0.iter();
+                let labels: Vec<String> = labels
+                    .map(|(key, value)| format!("{key}={value}"))
+                    .collect();
+                write!(f, "pods {}", labels.join(","))
+            }
+            Self::Services(names) => write!(f, "services {}", names.join(",")),
+        }
+    }
 }
 
 /// Sources: each field that is given must match; within a field any of its values.
@@ -271,6 +299,15 @@ pub enum MtlsMode {
     Permissive,
     /// mTLS only.
     Strict,
+}
+
+impl fmt::Display for MtlsMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Permissive => "PERMISSIVE",
+            Self::Strict => "STRICT",
+        })
+    }
 }
 
 /// A MeshPolicy.

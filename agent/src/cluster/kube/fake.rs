@@ -117,6 +117,38 @@ impl Store {
         object
     }
 
+    /// The objects of a kind, in all namespaces.
+    fn list(&self, path: &str) -> (StatusCode, Value) {
+        let of_kind = |key: &&String| {
+            let (before, name) = key.rsplit_once('/').unwrap();
+            let (before, plural) = before.rsplit_once('/').unwrap();
+            let (version, _namespace) = before.split_once("/namespaces/").unwrap_or((before, ""));
+            !name.is_empty() && format!("{version}/{plural}") == path
+        };
+        let keys: Vec<&String> = self.objects.keys().filter(of_kind).collect();
+        if keys.is_empty() {
+            return failure(StatusCode::NOT_FOUND, &format!("{path} not found"));
+        }
+        let items: Vec<&Value> = keys.into_iter().map(|key| &self.objects[key]).collect();
+        (StatusCode::OK, json!({"metadata": {}, "items": items}))
+    }
+
+    /// A server-side apply of a status by its only writer.
+    fn patch_status(&mut self, path: &str, body: &Value) -> (StatusCode, Value) {
+        let object = path.strip_suffix("/status");
+        let Some(current) = object.and_then(|path| self.objects.get(path)) else {
+            return failure(StatusCode::NOT_FOUND, &format!("{path} not found"));
+        };
+        let (now, then) = (&current["metadata"], &body["metadata"]);
+        if now["resourceVersion"] != then["resourceVersion"] || now["uid"] != then["uid"] {
+            return failure(StatusCode::CONFLICT, &format!("{path} was modified"));
+        }
+        let mut written = current.clone();
+        written["status"] = body["status"].clone();
+        let path = path.trim_end_matches("/status").to_owned();
+        (StatusCode::OK, self.write(&path, written))
+    }
+
     fn respond(&mut self, method: &Method, path: &str, body: Value) -> (StatusCode, Value) {
         self.requests.push((method.clone(), path.to_owned()));
         if let Some(forbidden) = &self.forbidden
@@ -131,8 +163,9 @@ impl Store {
         match *method {
             Method::GET => match self.objects.get(path) {
                 Some(object) => (StatusCode::OK, object.clone()),
-                None => failure(StatusCode::NOT_FOUND, &format!("{path} not found")),
+                None => self.list(path),
             },
+            Method::PATCH => self.patch_status(path, &body),
             Method::POST => {
                 let name = body["metadata"]["name"].as_str().unwrap();
                 let path = format!("{path}/{name}");

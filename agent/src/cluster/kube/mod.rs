@@ -9,6 +9,7 @@ pub(crate) mod fake;
 mod lease;
 mod objects;
 mod secret;
+mod status;
 mod token_review;
 
 pub use bundle::{BUNDLE_KEY, BundleStore, Published};
@@ -18,6 +19,7 @@ pub use failure::ApiFailure;
 pub use lease::{Leader, LeaseConfig, elect};
 pub use objects::{Change, Place, RequestError, apply, delete, find, list, may, version};
 pub use secret::{SecretObject, SecretStore};
+pub use status::keep_status;
 pub use token_review::{ReviewError, TokenOwner, TokenPod, TokenReviews};
 
 // The library's client is what this module lends to the wiring, which only hands it on.
