@@ -67,6 +67,15 @@ impl FakeApi {
         self.store.lock().unwrap().objects.get(path).cloned()
     }
 
+    /// All objects of a namespace, by path.
+    pub(crate) fn below(&self, path: &str) -> BTreeMap<String, Value> {
+        let store = self.store.lock().unwrap();
+        let objects = store.objects.iter().filter(|(at, _)| at.starts_with(path));
+        objects
+            .map(|(at, object)| (at.clone(), object.clone()))
+            .collect()
+    }
+
     pub(crate) fn put(&self, path: &str, object: Value) {
         self.store.lock().unwrap().write(path, object);
     }
@@ -149,6 +158,18 @@ impl Store {
         (StatusCode::OK, self.write(&path, written))
     }
 
+    /// A merge patch of whole fields.
+    fn merge(&mut self, path: &str, mut body: Value) -> (StatusCode, Value) {
+        let Some(mut object) = self.objects.get(path).cloned() else {
+            return failure(StatusCode::NOT_FOUND, &format!("{path} not found"));
+        };
+        let fields = object.as_object_mut().unwrap();
+        for (field, value) in body.as_object_mut().unwrap() {
+            fields.insert(field.clone(), value.take());
+        }
+        (StatusCode::OK, self.write(path, object))
+    }
+
     fn respond(&mut self, method: &Method, path: &str, body: Value) -> (StatusCode, Value) {
         self.requests.push((method.clone(), path.to_owned()));
         if let Some(forbidden) = &self.forbidden
@@ -165,7 +186,8 @@ impl Store {
                 Some(object) => (StatusCode::OK, object.clone()),
                 None => self.list(path),
             },
-            Method::PATCH => self.patch_status(path, &body),
+            Method::PATCH if path.ends_with("/status") => self.patch_status(path, &body),
+            Method::PATCH => self.merge(path, body),
             Method::POST => {
                 let name = body["metadata"]["name"].as_str().unwrap();
                 let path = format!("{path}/{name}");

@@ -2,6 +2,7 @@
 
 mod bundle;
 mod client;
+mod events;
 mod exec;
 mod failure;
 #[cfg(test)]
@@ -14,6 +15,7 @@ mod token_review;
 
 pub use bundle::{BUNDLE_KEY, BundleStore, Published};
 pub use client::{Access, ClientError, client};
+pub use events::{PodFact, PodFactReason, keep_events};
 pub use exec::{AgentPod, Command, agent_pods, exec};
 pub use failure::ApiFailure;
 pub use lease::{Leader, LeaseConfig, elect};
