@@ -15,6 +15,7 @@ mod tasks;
 mod tools;
 mod view;
 
+pub use crate::cluster::{Finding, Level, LintOptions};
 pub use crate::redirect::Scope;
 pub use args::{AgentArgs, KernelArgs, LogArgs, LogFormat, SourceArg};
 pub use authority::run_ca;

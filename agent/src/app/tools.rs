@@ -1,13 +1,14 @@
 //! What the command line does without a running agent.
 
+use std::io;
 use std::path::Path;
 
 use super::args::KernelArgs;
 use super::config::redirect_config;
 use crate::admin::{self, KernelFeature};
+use crate::cluster::{self, Finding, LintOptions};
+use crate::model::NodeName;
 use crate::redirect::{self, Cleanup, Outcome, Scope};
-use crate::state::Problem;
-use crate::{cluster, model::NodeName};
 
 /// What this machine has of what the agent needs, found by trying.
 pub fn check(args: &KernelArgs) -> anyhow::Result<Vec<KernelFeature>> {
@@ -26,9 +27,9 @@ pub(super) fn features(config: &redirect::Config) -> Vec<KernelFeature> {
     redirect::probe(config).into_iter().map(feature).collect()
 }
 
-/// Every problem of the manifests of a file or directory.
-pub fn lint(path: &Path) -> Vec<Problem> {
-    cluster::lint(path)
+/// Everything that is to be said of manifests.
+pub fn lint(options: &LintOptions) -> Vec<Finding> {
+    cluster::lint(options, io::stdin().lock())
 }
 
 /// Removes every trace of the agents of a node, or of all of this machine's, from the

@@ -9,58 +9,84 @@ use super::Outcome;
 use super::output::{Format, FormatFlag, Paint, Printer};
 use super::status::table;
 use super::table::Cell;
-use crate::app;
+use crate::app::{self, Finding, Level, LintOptions};
 
 const HELP: &str = "\
 Examples:
-  fairlead lint -f mesh/                a directory as `fairlead agent --source dir:mesh` reads it
-  fairlead lint -f policy.yaml -o json  one file
+  fairlead lint -f mesh/                  a directory as `fairlead agent --source dir:mesh` reads it
+  fairlead lint -f policy.yaml --partial  the Services that it names are in the cluster
+  helm template shop | fairlead lint -v -f -
 
-Needs no agent. Ends with 1 where it found something.";
+Says what the conditions of the policies would say in a cluster, and what the API server
+would refuse. Needs neither. Ends with 1 where it found something.";
 
 /// Check manifests before the mesh sees them
 #[derive(Debug, Args)]
 #[command(after_help = HELP)]
 pub(super) struct Command {
-    /// A file, or a directory of files.
-    #[arg(short, long, env = "FAIRLEAD_FILE", value_name = "PATH")]
-    file: PathBuf,
+    /// Files, directories of files, or - for standard input.
+    #[arg(
+        short,
+        long = "file",
+        env = "FAIRLEAD_FILE",
+        required = true,
+        num_args = 1..,
+        value_name = "PATH"
+    )]
+    files: Vec<PathBuf>,
+    /// There is more in the cluster: do not ask for Services that are not in these files.
+    #[arg(long, env = "FAIRLEAD_PARTIAL")]
+    partial: bool,
+    /// Name the objects that the mesh has no use for, too.
+    #[arg(short, long, env = "FAIRLEAD_VERBOSE")]
+    verbose: bool,
     #[command(flatten)]
     format: FormatFlag,
 }
 
 impl Command {
     pub(super) fn run<W: Write>(self, mut printer: Printer<W>) -> anyhow::Result<Outcome> {
-        let problems = app::lint(&self.file);
+        let findings = app::lint(&LintOptions {
+            paths: self.files,
+            partial: self.partial,
+            ignored: self.verbose,
+        });
+        let clean = findings.iter().all(|it| it.level == Level::Ignored);
         match self.format.output {
-            Format::Table if problems.is_empty() => {
-                printer.painted(Paint::Good, "No problems.")?;
-            }
             Format::Table => {
-                let rows = problems.iter().map(|it| {
-                    let line = if it.line == 0 {
-                        String::new()
-                    } else {
-                        format!(":{}", it.line)
-                    };
-                    vec![
-                        format!("{}{line}", it.file).into(),
-                        format!("{} {}", it.kind, it.object).trim().into(),
-                        it.field.as_str().into(),
-                        Cell::painted(Paint::Bad, &it.message),
-                    ]
-                });
-                let headers = vec!["WHERE", "OBJECT", "FIELD", "WHAT"];
-                table(&mut printer, &(headers, rows.collect()), "")?;
+                if !findings.is_empty() {
+                    let headers = vec!["WHERE", "OBJECT", "FIELD", "WHAT"];
+                    let rows = findings.iter().map(row).collect();
+                    table(&mut printer, &(headers, rows), "")?;
+                }
+                if clean {
+                    printer.painted(Paint::Good, "No problems.")?;
+                }
             }
-            format @ (Format::Json | Format::Yaml) => printer.value(format, &problems)?,
+            format @ (Format::Json | Format::Yaml) => printer.value(format, &findings)?,
         }
         printer.flush()?;
-        let clean = problems.is_empty();
         Ok(if clean {
             Outcome::Done
         } else {
             Outcome::Problem
         })
     }
+}
+
+fn row(Finding { level, problem }: &Finding) -> Vec<Cell> {
+    let place = match problem.line {
+        0 => problem.file.clone(),
+        line => format!("{}:{line}", problem.file),
+    };
+    let paint = match level {
+        Level::Problem => Paint::Bad,
+        Level::Ignored => Paint::Dim,
+    };
+    vec![
+        place.into(),
+        format!("{} {}", problem.kind, problem.object).trim().into(),
+        problem.field.as_str().into(),
+        Cell::painted(paint, &problem.message),
+    ]
 }

@@ -357,13 +357,17 @@ pub(super) fn read(path: &Path) -> io::Result<Content> {
         let limit = MAX_FILE_BYTES >> 20;
         return Ok(Content::Unreadable(format!("is larger than {limit} MiB")));
     }
-    let bytes = fs::read(path)?;
-    Ok(match String::from_utf8(bytes) {
+    Ok(content(fs::read(path)?))
+}
+
+/// As what bytes are taken.
+pub(super) fn content(bytes: Vec<u8>) -> Content {
+    match String::from_utf8(bytes) {
         Ok(text) => Content::Text(text),
         Err(error) => {
             let message = format!("is not UTF-8: {}", error.utf8_error());
             let text = String::from_utf8_lossy(error.as_bytes()).into_owned();
             Content::Garbled(message, text)
         }
-    })
+    }
 }

@@ -289,7 +289,7 @@ fn namespaces_in(text: &str) -> BTreeSet<&str> {
     text.match_indices("namespace").filter_map(value).collect()
 }
 
-fn format(file: &str) -> Format {
+pub(super) fn format(file: &str) -> Format {
     match file.rsplit_once('.') {
         Some((_, "json")) => Format::Json,
         _ => Format::Yaml,

@@ -22,5 +22,5 @@ mod source;
 mod tests;
 
 pub use field::{FieldPath, FieldProblem, Segment};
-pub use lint::lint;
+pub use lint::{Finding, Level, LintOptions, lint};
 pub use source::{Health, Source, SourceError};

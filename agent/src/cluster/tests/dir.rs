@@ -9,7 +9,6 @@ use tokio::time::timeout;
 use super::*;
 use crate::cluster::Source;
 use crate::cluster::dir::{Config, start};
-use crate::cluster::lint;
 
 fn pod(name: &str, ip: &str) -> String {
     format!("apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\nstatus:\n  podIP: {ip}\n")
@@ -165,19 +164,4 @@ async fn a_file_that_is_no_text_or_no_file() {
         );
     })
     .await;
-}
-
-#[test]
-fn lint_reads_files_and_directories() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path();
-    fs::write(path.join("a.yaml"), pod("a", "10.0.0.1")).unwrap();
-    assert_eq!(lint(path), []);
-    fs::write(path.join("b.yaml"), pod("b", "10.0.0.1")).unwrap();
-    assert_eq!(lint(path).len(), 2);
-    assert_eq!(lint(&path.join("b.yaml")), []);
-    fs::write(path.join("manifests"), "kind: [\n").unwrap();
-    assert_eq!(lint(&path.join("manifests")).len(), 1);
-    let missing = lint(&path.join("missing"));
-    assert!(missing[0].message.contains("No such file"), "{missing:?}");
 }

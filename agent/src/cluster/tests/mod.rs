@@ -4,6 +4,7 @@ mod api;
 mod convert;
 mod dir;
 mod files;
+mod lint;
 mod manifest;
 mod policy;
 mod schema;
