@@ -1,6 +1,5 @@
 //! Keeps the last records and feeds those who follow.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use tokio::sync::broadcast;
 
 use super::event::FlowEvent;
 use super::filter::Filter;
+use super::ring::Ring;
 use super::sender::FlowReceiver;
 
 /// How many records a follower may be behind before it loses some.
@@ -32,20 +32,11 @@ pub struct Flows {
     feed: broadcast::Sender<Arc<FlowEvent>>,
 }
 
-#[derive(Debug)]
-struct Ring {
-    events: VecDeque<Arc<FlowEvent>>,
-    capacity: usize,
-}
-
 impl FlowHub {
     /// A hub that keeps the last `keep` records, and the handle that reads them.
     pub fn new(receiver: FlowReceiver, keep: usize) -> (Self, Flows) {
         let flows = Flows {
-            ring: Arc::new(Mutex::new(Ring {
-                events: VecDeque::new(),
-                capacity: keep.max(1),
-            })),
+            ring: Arc::new(Mutex::new(Ring::new(keep))),
             feed: broadcast::channel(FOLLOWER_LAG).0,
         };
         let hub = Self {
@@ -76,10 +67,7 @@ impl Flows {
     fn push(&self, event: FlowEvent) {
         let event = Arc::new(event);
         let mut ring = self.ring();
-        if ring.events.len() == ring.capacity {
-            drop(ring.events.pop_front());
-        }
-        ring.events.push_back(Arc::clone(&event));
+        ring.push(Arc::clone(&event));
         // Sent under the lock: a follower that starts now sees each record once.
         // No follower at all is no error.
         let _followers = self.feed.send(event).unwrap_or(0);
@@ -101,9 +89,7 @@ impl Flows {
 
 fn select(ring: &Ring, filter: &Filter, now: Timestamp) -> Vec<Arc<FlowEvent>> {
     let mut found: Vec<_> = ring
-        .events
-        .iter()
-        .rev()
+        .newest_first()
         .filter(|event| filter.matches(event) && filter.is_recent(event.time, now))
         .take(filter.last.unwrap_or(usize::MAX))
         .map(Arc::clone)

@@ -16,6 +16,7 @@ mod filter;
 mod hub;
 mod metrics;
 mod open;
+mod ring;
 mod sender;
 #[cfg(test)]
 pub(crate) mod tests;
