@@ -90,7 +90,7 @@ fn gauges(status: &Status) -> [(&'static str, &'static str, u64); 8] {
     ]
 }
 
-fn counters(status: &Status) -> [(&'static str, &'static str, u64); 2] {
+fn counters(status: &Status) -> [(&'static str, &'static str, u64); 4] {
     [
         (
             "fairlead_agent_flow_drops",
@@ -101,6 +101,16 @@ fn counters(status: &Status) -> [(&'static str, &'static str, u64); 2] {
             "fairlead_agent_kernel_event_drops",
             "Events that the kernel could not hand over",
             status.kernel.events_dropped,
+        ),
+        (
+            "fairlead_agent_accept_exhausted",
+            "Times that the kernel had no descriptor or memory to accept a connection",
+            status.proxy.accept_exhausted,
+        ),
+        (
+            "fairlead_agent_handshakes_shed",
+            "Tunnels that were reset because too many were being set up at once",
+            status.proxy.handshakes_shed,
         ),
     ]
 }
@@ -118,6 +128,19 @@ fn encode_families(status: &Status, encoder: &mut DescriptorEncoder<'_>) -> Resu
         };
         let labels = [("identity", certificate.identity.as_str())];
         ConstGauge::new(not_after.as_second()).encode(expiry.encode_family(&labels)?)?;
+    }
+    let mut refused = encoder.encode_descriptor(
+        "fairlead_agent_refused_connections",
+        "Connections that were reset because their pod had too many",
+        None,
+        MetricType::Counter,
+    )?;
+    for pod in &status.pods {
+        let labels = [
+            ("namespace", pod.namespace.as_str()),
+            ("pod", pod.name.as_str()),
+        ];
+        ConstCounter::new(pod.refused_connections).encode(refused.encode_family(&labels)?)?;
     }
     let mut events = encoder.encode_descriptor(
         "fairlead_agent_kernel_events",

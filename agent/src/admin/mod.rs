@@ -37,8 +37,8 @@ pub use objects::{
 pub use server::AdminServer;
 pub use socket::{SocketError, SocketListener, is_served};
 pub use status::{
-    CertificateRow, FlowStatus, KernelFeature, KernelStatus, PodState, PodStatus, Severity,
-    SourceStatus, Status, StatusProblem,
+    CertificateRow, FlowStatus, KernelFeature, KernelStatus, PodState, PodStatus, ProxyStatus,
+    Severity, SourceStatus, Status, StatusProblem,
 };
 pub use view::View;
 // The answer of `Explain`, as the policy makes it.

@@ -29,6 +29,9 @@ pub struct Status {
     pub pods: Vec<PodStatus>,
     /// The certificates of this node.
     pub certificates: Vec<CertificateRow>,
+    /// What carries connections.
+    #[serde(default)]
+    pub proxy: ProxyStatus,
     /// The records of connections.
     pub flows: FlowStatus,
     /// What needs somebody's attention.
@@ -115,6 +118,9 @@ pub struct PodStatus {
     pub since: Timestamp,
     /// How many of its connections the agent carries.
     pub open_connections: u64,
+    /// How many were refused because it had too many.
+    #[serde(default)]
+    pub refused_connections: u64,
     /// Connections from before the enrolment, which are not carried.
     pub bypassing: Vec<String>,
     /// Why it could not be enrolled.
@@ -144,6 +150,17 @@ pub struct CertificateRow {
     /// What the authority said last, where it refused or was away.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+/// What carries connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProxyStatus {
+    /// Pooled connections to other nodes.
+    pub tunnels: usize,
+    /// Times that the kernel had no descriptor or memory to accept a connection.
+    pub accept_exhausted: u64,
+    /// Tunnels that were reset because too many were being set up at once.
+    pub handshakes_shed: u64,
 }
 
 /// The records of connections.

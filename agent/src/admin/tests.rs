@@ -10,8 +10,8 @@ use tokio::task::JoinSet;
 
 use super::{
     AdminServer, CertificateRow, Client, ClientError, FlowLine, FlowStatus, HttpServer,
-    KernelStatus, Kind, Object, PodState, PodStatus, Severity, SocketError, SocketListener,
-    SourceStatus, Status, StatusProblem, View,
+    KernelStatus, Kind, Object, PodState, PodStatus, ProxyStatus, Severity, SocketError,
+    SocketListener, SourceStatus, Status, StatusProblem, View,
 };
 use crate::flow::{Filter, FlowEvent, FlowHub, FlowMetrics, FlowSender, Verdict, queue};
 use crate::model::{NamespacedName, SpiffeId, TrustDomain};
@@ -65,6 +65,7 @@ pub(crate) fn status() -> Status {
             state: PodState::Enrolled,
             since: at("2026-01-02T01:00:00Z"),
             open_connections: 3,
+            refused_connections: 2,
             bypassing: vec!["10.1.0.5:41000 -> 10.96.0.9:5432".to_owned()],
             error: None,
         }],
@@ -77,6 +78,7 @@ pub(crate) fn status() -> Status {
             not_after: Some(at("2026-01-03T00:00:00Z")),
             error: None,
         }],
+        proxy: ProxyStatus::default(),
         flows: FlowStatus::default(),
         problems: vec![StatusProblem {
             severity: Severity::Error,

@@ -194,6 +194,15 @@ pub struct AgentArgs {
     /// How many threads carry connections; as many as there are cores where not given.
     #[arg(long, env = "FAIRLEAD_WORKERS", value_name = "N")]
     pub workers: Option<usize>,
+    /// How many connections one pod may have open at a time; further ones are reset.
+    #[arg(
+        long,
+        env = "FAIRLEAD_MAX_CONNECTIONS_PER_POD",
+        default_value_t = 32_768,
+        value_parser = clap::value_parser!(u32).range(1..),
+        value_name = "N"
+    )]
+    pub max_connections_per_pod: u32,
     /// How long open connections may go on after the agent was asked to stop, or their
     /// pod left the mesh.
     #[arg(

@@ -51,6 +51,7 @@ impl AgentConfig {
             },
             proxy: proxy::Config {
                 workers: workers(args.workers)?,
+                connections_per_pod: usize::try_from(args.max_connections_per_pod)?,
                 ..proxy::Config::recommended(node.clone())
             },
             redirect: redirect::Config {
@@ -80,6 +81,7 @@ impl AgentConfig {
             run_dir = %config.run_dir.display(),
             metrics_addr = %config.metrics_addr,
             flows_kept = config.flows_kept,
+            connections_per_pod = config.proxy.connections_per_pod,
             drain = ?config.drain,
             "configuration"
         );

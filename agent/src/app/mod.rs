@@ -116,6 +116,7 @@ async fn agent(config: AgentConfig) -> anyhow::Result<()> {
         enrolment,
         identities,
         flows: flows_in.clone(),
+        proxy: proxy.clone(),
         kernel,
     });
     let http = HttpServer::new(http, &metrics, Arc::clone(&view) as Arc<dyn View>);

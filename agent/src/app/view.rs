@@ -9,13 +9,14 @@ use tokio::sync::watch;
 use super::enrol::Enrolment;
 use super::tools::features;
 use crate::admin::{
-    CertificateRow, FlowStatus, KernelFeature, KernelStatus, PodState, PodStatus, Severity,
-    SourceStatus, Status, StatusProblem, View,
+    CertificateRow, FlowStatus, KernelFeature, KernelStatus, PodState, PodStatus, ProxyStatus,
+    Severity, SourceStatus, Status, StatusProblem, View,
 };
 use crate::cluster::Health;
 use crate::flow::FlowSender;
 use crate::identity::{CertificateState, CertificateStatus, Identities};
 use crate::policy::Table;
+use crate::proxy::Proxy;
 use crate::redirect;
 use crate::state::{Problem, Snapshot};
 
@@ -50,6 +51,7 @@ pub(super) struct AgentView {
     pub(super) enrolment: watch::Receiver<Enrolment>,
     pub(super) identities: Identities,
     pub(super) flows: FlowSender,
+    pub(super) proxy: Proxy,
     pub(super) kernel: KernelSide,
 }
 
@@ -63,6 +65,7 @@ impl View for AgentView {
         for pod in &mut pods {
             let name = crate::model::NamespacedName::new(&*pod.namespace, &*pod.name);
             pod.open_connections = self.flows.open_connections_of(&name);
+            pod.refused_connections = self.proxy.refused_connections(&name);
         }
         let mut not_ready = Vec::new();
         if !source.synced {
@@ -97,6 +100,7 @@ impl View for AgentView {
             kernel: self.kernel_status(&enrolment.counters),
             pods,
             certificates: certificates.iter().map(row).collect(),
+            proxy: self.proxy_status(),
             flows: FlowStatus {
                 open: self.flows.open_connections(),
                 dropped: self.flows.dropped(),
@@ -111,6 +115,15 @@ impl View for AgentView {
 }
 
 impl AgentView {
+    fn proxy_status(&self) -> ProxyStatus {
+        let stats = self.proxy.stats();
+        ProxyStatus {
+            tunnels: stats.tunnels,
+            accept_exhausted: stats.accept_exhausted,
+            handshakes_shed: stats.handshakes_shed,
+        }
+    }
+
     fn kernel_status(&self, counters: &[(&'static str, u64)]) -> KernelStatus {
         let counters = counters
             .iter()

@@ -14,6 +14,9 @@ pub struct Config {
     pub cluster: Arc<str>,
     /// Threads that carry connections; 0: those of the runtime that makes the data path.
     pub workers: usize,
+    /// Connections that one pod may have open; further ones are reset. Kubelet's probes
+    /// are taken all the same.
+    pub connections_per_pod: usize,
     /// How long a dial may take, to an application as well as to another node.
     pub connect_timeout: Duration,
     /// A connection that is open both ways and silent for this long is reset. `None`:
@@ -94,6 +97,7 @@ impl Config {
             node,
             cluster: "Kubernetes".into(),
             workers: 0,
+            connections_per_pod: 32_768,
             connect_timeout: Duration::from_secs(10),
             idle_timeout: None,
             half_open_timeout: Duration::from_hours(1),

@@ -73,7 +73,7 @@ async fn connect(
         encrypted: false,
         probe,
     };
-    let permit = record.note_check(Permit::check(server.state.subscribe(), subject))?;
+    let permit = record.note_check(Permit::check(server, subject))?;
     let client = ClientAddr(peer);
     let app = dial::application(&*server.network, client, address, &shared.config).await?;
     Ok((TcpFar::application(app), permit))

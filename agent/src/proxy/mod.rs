@@ -25,6 +25,7 @@ mod pod;
 mod record;
 mod relay;
 mod shared;
+mod slots;
 mod tasks;
 mod tunnel;
 mod workers;
@@ -54,6 +55,7 @@ use self::tunnel::Pool;
 use self::workers::Workers;
 use crate::flow::FlowSender;
 use crate::identity::Identities;
+use crate::model::NamespacedName;
 use crate::policy::Table;
 
 /// The shortest time between two looks at the pool.
@@ -120,6 +122,11 @@ impl Proxy {
         Ok((Self { shared }, run))
     }
 
+    /// How many connections of a pod were refused because it had too many.
+    pub fn refused_connections(&self, pod: &NamespacedName) -> u64 {
+        self.shared.pod(pod).map_or(0, |pod| pod.slots.refused())
+    }
+
     /// Starts to serve a pod. One of the same name that is served already is replaced: its
     /// open connections end after `grace`. Fails where a listener is not one.
     pub fn add_pod(&self, enrolled: EnrolledPod, grace: Duration) -> io::Result<()> {
@@ -138,8 +145,8 @@ impl Proxy {
             own_ports.push(listener.local_addr()?.port());
         }
         let policy = self.shared.table().inbound(&pod.name);
-        let tunnel = &self.shared.config.tunnel;
-        let mut local = LocalPod::new(pod, network, policy, own_ports, tunnel);
+        let config = &self.shared.config;
+        let mut local = LocalPod::new(pod, network, policy, own_ports, config);
         local.baggage = tunnel::baggage(&self.shared.config.cluster, &local.pod);
         let local = Arc::new(local);
         let mut pods = self.pods_mut();
@@ -210,9 +217,7 @@ impl Proxy {
         });
     }
 
-    fn pods_mut(
-        &self,
-    ) -> std::sync::RwLockWriteGuard<'_, HashMap<crate::model::NamespacedName, Arc<LocalPod>>> {
+    fn pods_mut(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<NamespacedName, Arc<LocalPod>>> {
         // A panic under this lock would have ended the process.
         self.shared
             .pods

@@ -112,6 +112,7 @@ async fn connect(
     let OrigDst(dialled) = dialled.ok_or(Outcome::NotRedirected)?;
     let dialled = canonical(dialled);
     record.towards(dialled);
+    record.occupy(client.slots.take()?);
     let table = shared.table();
     match table.route(&client.pod, OrigDst(dialled), rand::random()) {
         Route::Pod {
@@ -181,7 +182,7 @@ async fn local(
         encrypted: true,
         probe: false,
     };
-    let permit = record.note_check(Permit::check(server.state.subscribe(), subject))?;
+    let permit = record.note_check(Permit::check(&server, subject))?;
     let permit = permit.with_client(client.state.subscribe());
     let client_address = ClientAddr(client_address);
     let config = &shared.config;

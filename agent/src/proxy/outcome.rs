@@ -49,6 +49,8 @@ pub(super) enum Outcome {
     WrongAddress,
     /// The destination is an enrolled pod of this node that is not served yet.
     DestinationNotServed,
+    /// One of its pods has as many as it may have.
+    TooManyConnections,
     /// What the peer asked for is not a CONNECT that can be served.
     BadRequest(&'static str),
     /// No certificate for the pod.
@@ -149,6 +151,7 @@ impl Outcome {
             | Self::AgentStopped
             | Self::Denied { .. }
             | Self::DestinationNotServed
+            | Self::TooManyConnections
             | Self::Certificate(_)
             | Self::System(_) => Origin::Agent,
             Self::ServerReset
@@ -189,6 +192,7 @@ impl Outcome {
             | Self::NotRedirected
             | Self::WrongAddress
             | Self::DestinationNotServed
+            | Self::TooManyConnections
             | Self::BadRequest(_)
             | Self::Certificate(_)
             | Self::Handshake(_)
@@ -222,6 +226,7 @@ impl Outcome {
             Self::NotRedirected => "not_redirected".into(),
             Self::WrongAddress => "wrong_address".into(),
             Self::DestinationNotServed => "destination_not_served".into(),
+            Self::TooManyConnections => "too_many_connections".into(),
             Self::BadRequest(what) => format!("bad_request: {what}").into(),
             Self::Certificate(error) => format!("no_certificate: {error}").into(),
             Self::Handshake(what) => format!("handshake_failed: {what}").into(),
@@ -250,6 +255,7 @@ impl Outcome {
             | Self::NotRedirected
             | Self::WrongAddress
             | Self::DestinationNotServed
+            | Self::TooManyConnections
             | Self::BadRequest(_)
             | Self::Certificate(_)
             | Self::Handshake(_)

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::outcome::Outcome;
+use super::pod::LocalPod;
+use super::slots::Slot;
 use crate::model::SpiffeId;
 use crate::policy::{Decision, InboundPolicy, Permission, Request};
 
@@ -72,6 +74,8 @@ pub(super) struct Permit {
 pub(super) struct Checked {
     /// The proof.
     pub(super) permit: Permit,
+    /// Its place among the connections of the server's pod, where it needs one.
+    pub(super) slot: Option<Slot>,
     /// The policy that permitted it, where one did.
     pub(super) policy: Option<Arc<str>>,
     /// Dry-run and AUDIT hits.
@@ -91,23 +95,33 @@ impl Permit {
     /// For a connection to a pod of this node. Subscribes before it checks, so that no
     /// change can fall between check and watch.
     pub(super) fn check(
-        mut server: watch::Receiver<PodState>,
+        pod: &LocalPod,
         subject: Subject,
     ) -> Result<Checked, (Outcome, Vec<Arc<str>>)> {
+        let mut server = pod.state.subscribe();
         let state = server.borrow_and_update().clone();
         if state.closing {
             return Err((Outcome::PodRemoved, Vec::new()));
         }
         let decision = subject.ask(&state.policy);
         match decision.verdict {
-            Permission::Permitted => Ok(Checked {
-                permit: Self {
-                    client: None,
-                    server: Some((server, subject)),
-                },
-                policy: decision.policy,
-                audit: decision.audit,
-            }),
+            Permission::Permitted => {
+                // A pod that has too many connections still has to say how it is.
+                let slot = (!subject.probe).then(|| pod.slots.take()).transpose();
+                let slot = match slot {
+                    Ok(slot) => slot,
+                    Err(full) => return Err((full, decision.audit)),
+                };
+                Ok(Checked {
+                    permit: Self {
+                        client: None,
+                        server: Some((server, subject)),
+                    },
+                    slot,
+                    policy: decision.policy,
+                    audit: decision.audit,
+                })
+            }
             Permission::Denied(reason) => {
                 let policy = decision.policy;
                 Err((Outcome::Denied { reason, policy }, decision.audit))

@@ -7,9 +7,10 @@ use http::HeaderValue;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::config::TunnelConfig;
+use super::config::Config;
 use super::network::{PodKey, PodNetwork};
 use super::permit::PodState;
+use super::slots::Slots;
 use super::tunnel::Arrivals;
 use crate::policy::InboundPolicy;
 use crate::state::Pod;
@@ -25,6 +26,8 @@ pub(super) struct LocalPod {
     pub(super) state: watch::Sender<PodState>,
     /// Cancelled when no new connection is to be taken.
     pub(super) leaving: CancellationToken,
+    /// Its open connections.
+    pub(super) slots: Arc<Slots>,
     /// Tunnels that are being set up, or wait to be.
     pub(super) arrivals: Arc<Arrivals>,
     /// How its tunnels introduce it.
@@ -38,7 +41,7 @@ impl LocalPod {
         network: Arc<dyn PodNetwork>,
         policy: Arc<InboundPolicy>,
         own_ports: Vec<u16>,
-        config: &TunnelConfig,
+        config: &Config,
     ) -> Self {
         let closing = false;
         Self {
@@ -46,7 +49,8 @@ impl LocalPod {
             network,
             state: watch::Sender::new(PodState { policy, closing }),
             leaving: CancellationToken::new(),
-            arrivals: Arc::new(Arrivals::new(config)),
+            slots: Slots::new(config.connections_per_pod),
+            arrivals: Arc::new(Arrivals::new(&config.tunnel)),
             baggage: None,
             own_ports,
         }

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::outcome::Outcome;
 use super::permit::{Checked, Permit};
+use super::slots::Slot;
 use crate::flow::{
     Destination, Direction, FlowEvent, FlowProtocol, FlowSender, KernelStats, OpenFlow, OpenLabels,
     Source, TlsState,
@@ -70,6 +71,9 @@ pub(super) struct Record {
     started: Instant,
     outcome: Option<Outcome>,
     near: Near,
+    /// Its places among the connections of the pods of this node: the client's, the
+    /// server's.
+    slots: [Option<Slot>; 2],
     node: Arc<str>,
     direction: Direction,
     /// Who dialled.
@@ -104,6 +108,7 @@ impl Record {
             started: Instant::now(),
             outcome: None,
             near: Near::Client,
+            slots: [None, None],
             node: Arc::clone(node),
             direction,
             source: Source::default(),
@@ -156,6 +161,11 @@ impl Record {
         }
     }
 
+    /// Holds the client's place until the connection has ended.
+    pub(super) fn occupy(&mut self, slot: Slot) {
+        self.slots[0] = Some(slot);
+    }
+
     /// Takes over what the check of a policy says, whichever way it went.
     pub(super) fn note_check(
         &mut self,
@@ -164,6 +174,7 @@ impl Record {
         match checked {
             Ok(checked) => {
                 self.policy = checked.policy;
+                self.slots[1] = checked.slot;
                 self.audit = checked.audit;
                 Ok(checked.permit)
             }

@@ -322,6 +322,7 @@ fn status(member: &Member, bypassing: Vec<String>) -> PodStatus {
         state,
         since: member.since,
         open_connections: 0,
+        refused_connections: 0,
         bypassing,
         error,
     }

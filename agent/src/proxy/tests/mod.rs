@@ -1,6 +1,7 @@
 //! Tests over the loopback device, with real TLS.
 
 mod bytes;
+mod limits;
 mod paths;
 mod probes;
 mod tunnels;

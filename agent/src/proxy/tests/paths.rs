@@ -54,7 +54,7 @@ pub(super) fn strict(server: &str) -> Object {
 
 #[tokio::test]
 async fn another_node_is_reached_through_a_tunnel() {
-    for world in [World::new(), World::lean()] {
+    for world in World::each() {
         another_node_is_reached(world).await;
     }
 }
@@ -181,7 +181,7 @@ async fn an_enrolled_pod_of_another_node_is_never_dialled_in_plaintext() {
 
 #[tokio::test]
 async fn a_refused_dial_is_a_reset() {
-    for world in [World::new(), World::lean()] {
+    for world in World::each() {
         a_refused_dial(world).await;
     }
 }
@@ -267,7 +267,7 @@ async fn plaintext_is_taken_until_it_is_forbidden() {
 
 #[tokio::test]
 async fn a_policy_closes_what_it_no_longer_permits() {
-    for world in [World::new(), World::lean()] {
+    for world in World::each() {
         a_policy_closes(world).await;
     }
 }
@@ -307,7 +307,7 @@ async fn a_policy_closes(mut world: World) {
 
 #[tokio::test]
 async fn a_pod_that_leaves_is_drained() {
-    for world in [World::new(), World::lean()] {
+    for world in World::each() {
         a_pod_leaves(world).await;
     }
 }

@@ -157,6 +157,13 @@ impl World {
         Self::with(|_config| {})
     }
 
+    /// One of each: with HBONE, with the leaner protocol, and with threads of their own for
+    /// connections, as agents have them.
+    pub(super) fn each() -> [Self; 3] {
+        let threads = Self::with(|config| config.workers = 2);
+        [Self::new(), Self::lean(), threads]
+    }
+
     /// Two nodes whose configuration `adjust` has changed.
     pub(super) fn with(adjust: impl Fn(&mut Config)) -> Self {
         Self::with_ttl(Duration::from_hours(24), adjust)

@@ -170,6 +170,7 @@ pub(super) fn status(outcome: &Outcome) -> StatusCode {
         | Outcome::Unavailable(_)
         | Outcome::NotRedirected
         | Outcome::DestinationNotServed
+        | Outcome::TooManyConnections
         | Outcome::Certificate(_)
         | Outcome::Tunnel(_)
         | Outcome::System(_) => StatusCode::SERVICE_UNAVAILABLE,

@@ -67,6 +67,14 @@ pub(in crate::proxy) async fn serve(
     address: SocketAddr,
 ) {
     let address = canonical(address);
+    // Not so where the namespace takes packets for its loopback from outside
+    // (`route_localnet`): those go past the kernel's steering.
+    let local = stream.local_addr().map(|local| canonical(local).ip());
+    if !local.is_ok_and(|local| pod.has_ip(local)) {
+        dial::reset(stream);
+        refuse(&shared, &pod, address, Outcome::WrongAddress);
+        return;
+    }
     let Some(arrival) = pod.arrivals.admit(address.ip()) else {
         let _before = shared
             .counters
@@ -93,17 +101,20 @@ pub(in crate::proxy) async fn serve(
                 Speaks::Lean(stream) => Box::pin(lean::run(tunnel, stream, place)).await,
             }
         }
-        Err(outcome) => {
-            let mut record = shared.begin(Direction::Inbound, ConnectionId::random());
-            let client = shared.table().pod_by_ip(address.ip()).cloned();
-            record.from(client.as_deref(), address, None);
-            record.served_by(&pod.pod);
-            if let Some(ip) = pod.pod.ips.first() {
-                record.towards(SocketAddr::new(*ip, shared.config.tunnel.port));
-            }
-            record.end(outcome);
-        }
+        Err(outcome) => refuse(&shared, &pod, address, outcome),
     }
+}
+
+/// Records a tunnel that did not come to be.
+fn refuse(shared: &Shared, pod: &LocalPod, address: SocketAddr, outcome: Outcome) {
+    let mut record = shared.begin(Direction::Inbound, ConnectionId::random());
+    let client = shared.table().pod_by_ip(address.ip()).cloned();
+    record.from(client.as_deref(), address, None);
+    record.served_by(&pod.pod);
+    if let Some(ip) = pod.pod.ips.first() {
+        record.towards(SocketAddr::new(*ip, shared.config.tunnel.port));
+    }
+    record.end(outcome);
 }
 
 /// TLS, and HTTP/2 where that is spoken.
@@ -187,7 +198,7 @@ impl Tunnel {
             encrypted: true,
             probe: false,
         };
-        let permit = record.note_check(Permit::check(self.pod.state.subscribe(), subject))?;
+        let permit = record.note_check(Permit::check(&self.pod, subject))?;
         let config = &self.shared.config;
         let near = dial::application(&*self.pod.network, shown, to, config).await?;
         Ok((near, permit))
