@@ -8,7 +8,9 @@ use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SockHash};
-use fairlead_common::abi::{CidrKey, Counter, Endpoint, Flight, Ip, ListenerKey, Pod, PortKey};
+use fairlead_common::abi::{
+    CidrKey, Counter, Endpoint, Flight, Ip, ListenerKey, Pod, PortKey, Told,
+};
 
 /// Pods of a node, with room to spare over any kubelet's limit.
 const PODS_PER_NODE: u32 = 2048;
@@ -80,6 +82,10 @@ pub static EXCLUDE_CIDRS: LpmTrie<CidrKey, u32> =
 /// counted in `EventsLost`.
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
+
+/// How much was told of a namespace lately. Written by whatever tells.
+#[map]
+pub static TOLD: LruHashMap<u64, Told> = LruHashMap::with_max_entries(2 * PODS_PER_NODE, 0);
 
 /// Counts, by [`Counter`]. Read by the agent.
 #[map]

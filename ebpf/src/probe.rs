@@ -35,13 +35,11 @@ pub fn depart(context: &SockOpsContext, operation: &Operation, socket: NonNull<b
     let flags = context.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG;
     // Without word of its end the mark would outlive the socket.
     let is_followed = context.set_cb_flags(flags as i32).is_ok();
-    count(
-        if is_followed && INFLIGHT.insert(key, kept, 0).is_ok() {
-            Counter::Probe
-        } else {
-            Counter::CarryFailed
-        },
-    );
+    count(if is_followed && INFLIGHT.insert(key, kept, 0).is_ok() {
+        Counter::Probe
+    } else {
+        Counter::CarryFailed
+    });
 }
 
 /// Takes back what nobody has taken.

@@ -40,10 +40,7 @@ pub fn fl_sockops(context: SockOpsContext) -> u32 {
         match decision {
             SockOp::Depart => probe::depart(&context, &operation, socket),
             SockOp::Ended => probe::ended(&operation, socket),
-            SockOp::Ignore
-            | SockOp::Arrive
-            | SockOp::ListenOpened
-            | SockOp::ListenClosed => {}
+            SockOp::Ignore | SockOp::Arrive | SockOp::ListenOpened | SockOp::ListenClosed => {}
         }
         return DONE;
     }

@@ -171,3 +171,32 @@ fn list(pods: &[NamespacedName]) -> String {
     let names: Vec<String> = pods.iter().map(ToString::to_string).collect();
     names.join(", ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn socket(number: i32) -> RedirectError {
+        RedirectError::Network {
+            pod: NamespacedName::new("shop", "web"),
+            step: "listen",
+            source: io::Error::from_raw_os_error(number),
+        }
+    }
+
+    #[test]
+    fn what_the_node_ran_out_of_is_tried_again() {
+        for number in [
+            libc::EMFILE,
+            libc::ENFILE,
+            libc::ENOBUFS,
+            libc::ENOMEM,
+            libc::E2BIG,
+        ] {
+            assert!(socket(number).is_exhaustion(), "{number}");
+        }
+        for number in [libc::EPERM, libc::ENOENT, libc::EADDRINUSE] {
+            assert!(!socket(number).is_exhaustion(), "{number}");
+        }
+    }
+}

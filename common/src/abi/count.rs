@@ -68,4 +68,6 @@ counters! {
     ListenFailed = "listen_failed",
     /// Events that found the ring buffer full.
     EventsLost = "events_lost",
+    /// Events that were not told, because their pod had told enough in that second.
+    EventsLimited = "events_limited",
 }

@@ -50,3 +50,13 @@ shared! {
         pub remote: Endpoint,
     }
 }
+
+shared! {
+    /// Value of `TOLD`: how much was told of one namespace lately.
+    pub struct Told {
+        /// The second, of the machine's clock since its start.
+        pub second: u64,
+        /// Events in it.
+        pub events: u64,
+    }
+}

@@ -11,7 +11,7 @@ mod event;
 
 pub use address::{Direction, Endpoint, Ip, Role};
 pub use count::Counter;
-pub use event::{Event, EventKind};
+pub use event::{Event, EventKind, Told};
 
 /// Types that kernel and agent share as bytes.
 ///

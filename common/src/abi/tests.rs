@@ -13,6 +13,7 @@ fn sizes_are_fixed() {
     assert_eq!(size_of::<CidrKey>(), 24);
     assert_eq!(size_of::<Endpoint>(), 20);
     assert_eq!(size_of::<Event>(), 56);
+    assert_eq!(size_of::<Told>(), 16);
 }
 
 #[track_caller]

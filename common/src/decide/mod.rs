@@ -4,7 +4,7 @@
 //! that cost a map look-up are closures: they are called only where the answer
 //! depends on them.
 
-use crate::abi::{Endpoint, Ip, ListenerKind, Pod, Role, TUNNEL_PORT};
+use crate::abi::{Endpoint, Ip, ListenerKind, Pod, Role, TUNNEL_PORT, Told};
 
 /// What a connect hook does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -234,6 +234,27 @@ pub fn sock_op(operation: u32, states: impl FnOnce() -> (u32, u32)) -> SockOp {
         },
         _ => SockOp::Ignore,
     }
+}
+
+/// Events that one namespace may tell in a second: with more, a pod that dials what is
+/// refused on and on would push out what happens to others.
+pub const EVENTS_PER_SECOND: u64 = 512;
+
+/// Whether one more event of a namespace is told at `now_ns`, and what was told by then.
+/// CPUs may come in between each other: the bound is no sharper than that.
+#[inline(always)]
+pub const fn tell(before: Told, now_ns: u64) -> (bool, Told) {
+    let second = now_ns / 1_000_000_000;
+    let events = if before.second == second {
+        before.events
+    } else {
+        0
+    };
+    if events >= EVENTS_PER_SECOND {
+        return (false, before);
+    }
+    let events = events + 1;
+    (true, Told { second, events })
 }
 
 /// The interface number of `lo`, the same in every namespace.

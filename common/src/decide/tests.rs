@@ -290,6 +290,23 @@ fn what_kubelet_dials_is_shown_to_nobody() {
 }
 
 #[test]
+fn a_namespace_tells_only_so_much_in_a_second() {
+    let mut told = Told {
+        second: 0,
+        events: 0,
+    };
+    let mut tell_at = |now_ns| {
+        let (is_told, now) = tell(told, now_ns);
+        told = now;
+        is_told
+    };
+    let second = 1_000_000_000;
+    let first = (0..2 * EVENTS_PER_SECOND).filter(|at| tell_at(5 * second + at));
+    assert_eq!(first.count() as u64, EVENTS_PER_SECOND);
+    assert!(tell_at(6 * second));
+}
+
+#[test]
 fn listeners_on_loopback_are_not_reachable() {
     assert!(is_reachable(ip("0.0.0.0"), 0));
     assert!(is_reachable(ip("10.0.0.1"), 0));

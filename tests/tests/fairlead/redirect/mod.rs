@@ -5,6 +5,7 @@ pub(crate) mod agent;
 mod connects;
 mod kubelet;
 mod lifecycle;
+mod limits;
 mod pods;
 
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ pub(crate) const TESTS: &[&[Test]] = &[
     connects::TESTS,
     kubelet::TESTS,
     lifecycle::TESTS,
+    limits::TESTS,
     pods::TESTS,
 ];
 
