@@ -9,6 +9,7 @@
 //! what is right. Tests and `cargo xtask demo` do.
 
 mod agent;
+pub mod apiserver;
 mod capture;
 pub mod cluster;
 mod manifest;
