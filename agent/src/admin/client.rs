@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -83,8 +84,29 @@ impl Client {
             .connect_with_connector(dial)
             .await
             .map_err(|error| ClientError::Gone(error.to_string()))?;
-        let client = AdminClient::new(channel).max_decoding_message_size(MESSAGE_LIMIT);
-        Ok(Self(client))
+        Ok(Self::of(channel))
+    }
+
+    /// Speaks to the agent at the other end of a byte stream, such as that of
+    /// [`bridge`] on another node.
+    pub async fn over<S>(stream: S) -> Result<Self, ClientError>
+    where
+        S: AsyncRead + AsyncWrite + Send + 'static,
+    {
+        let mut stream = Some(TokioIo::new(Box::pin(stream)));
+        let dial = service_fn(move |_: Uri| {
+            let stream = stream.take();
+            async move { stream.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected)) }
+        });
+        let channel = Endpoint::from_static("http://agent")
+            .connect_with_connector(dial)
+            .await
+            .map_err(|error| ClientError::Gone(error.to_string()))?;
+        Ok(Self::of(channel))
+    }
+
+    fn of(channel: Channel) -> Self {
+        Self(AdminClient::new(channel).max_decoding_message_size(MESSAGE_LIMIT))
     }
 
     /// How the agent is.
@@ -139,6 +161,42 @@ impl Client {
             .await
             .map_err(|status| refused(&status))?;
         Ok(FlowLines(reply.into_inner()))
+    }
+}
+
+/// Passes bytes between this process's input and output and the agent of this node, until
+/// either has no more.
+pub async fn bridge(run_dir: &Path) -> Result<(), ClientError> {
+    let path = run_dir.join(SOCKET);
+    let socket = UnixStream::connect(&path)
+        .await
+        .map_err(|source| ClientError::Unreachable { path, source })?;
+    let (mut from_agent, mut to_agent) = socket.into_split();
+    let (mut input, mut output) = (tokio::io::stdin(), tokio::io::stdout());
+    let ended = tokio::select! {
+        ended = tokio::io::copy(&mut input, &mut to_agent) => ended,
+        ended = pass_at_once(&mut from_agent, &mut output) => ended,
+    };
+    ended
+        .map(drop)
+        .map_err(|error| ClientError::Gone(error.to_string()))
+}
+
+/// Standard output keeps what is not flushed.
+async fn pass_at_once(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+) -> io::Result<u64> {
+    let mut buffer = vec![0; 64 << 10];
+    let mut passed = 0;
+    loop {
+        let length = from.read(&mut buffer).await?;
+        if length == 0 {
+            return Ok(passed);
+        }
+        to.write_all(&buffer[..length]).await?;
+        to.flush().await?;
+        passed += length as u64;
     }
 }
 

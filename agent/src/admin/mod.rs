@@ -29,7 +29,7 @@ mod status;
 pub(crate) mod tests;
 mod view;
 
-pub use client::{Client, ClientError, FlowLine};
+pub use client::{Client, ClientError, FlowLine, FlowLines, bridge};
 pub use http::HttpServer;
 pub use objects::{
     Kind, Object, PolicyRow, ServiceEndpoint, ServicePortRow, ServiceRow, WorkloadRow,

@@ -8,6 +8,8 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use tracing_subscriber::filter::EnvFilter;
 
+use crate::cluster::kube::Access;
+
 /// Where objects come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceArg {
@@ -105,6 +107,27 @@ pub struct KernelArgs {
         value_name = "PATH"
     )]
     pub bpffs: PathBuf,
+}
+
+/// How the API server of Kubernetes is reached.
+#[derive(Clone, Debug, Default, Args)]
+pub struct KubeArgs {
+    /// The kubeconfig to use, as kubectl's flag of this name.
+    #[arg(long, env = "FAIRLEAD_KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// The context of the kubeconfig to use; its current one where not given.
+    #[arg(long, env = "FAIRLEAD_KUBE_CONTEXT", value_name = "NAME")]
+    pub kube_context: Option<String>,
+}
+
+impl KubeArgs {
+    /// The same for [`crate::cluster`].
+    pub fn access(&self) -> Access {
+        Access {
+            kubeconfig: self.kubeconfig.clone(),
+            context: self.kube_context.clone(),
+        }
+    }
 }
 
 /// The flags of `fairlead agent`.

@@ -7,6 +7,7 @@ mod compile;
 mod config;
 mod enrol;
 mod events;
+pub mod kubernetes;
 mod limits;
 mod logging;
 mod network;
@@ -17,7 +18,7 @@ mod view;
 
 pub use crate::cluster::{Finding, Level, LintOptions};
 pub use crate::redirect::Scope;
-pub use args::{AgentArgs, KernelArgs, LogArgs, LogFormat, SourceArg};
+pub use args::{AgentArgs, KernelArgs, KubeArgs, LogArgs, LogFormat, SourceArg};
 pub use authority::run_ca;
 pub use ca_args::{AuthenticateArg, BundleArg, CaArgs, RootArg};
 pub use tools::{check, cleanup, lint};

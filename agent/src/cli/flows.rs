@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use jiff::tz::TimeZone;
 
+use super::nodes::AllNodes;
 use super::output::{Format, FormatFlag, Paint, Printer, bytes, span};
 use super::table::{Cell, Table};
 use super::{AgentAddress, Outcome};
@@ -21,6 +22,7 @@ Examples:
   fairlead flows -f --verdict denied            what is refused, as it happens, and by which rule
   fairlead flows --pod shop/web-1 --since 5m    all of one pod in the last five minutes
   fairlead flows -f -o json | jq .reason        one object a line
+  fairlead flows -A -f -n shop                  of all nodes of the cluster
 
 SENT is what the client sent, RECEIVED what it got back. A connection is shown when it
 has ended; one between two pods of this node is shown once, as outbound.";
@@ -62,14 +64,19 @@ pub(super) struct Command {
     #[command(flatten)]
     format: FormatFlag,
     #[command(flatten)]
+    nodes: AllNodes,
+    #[command(flatten)]
     agent: AgentAddress,
 }
 
 impl Command {
     pub(super) async fn run<W: Write>(self, printer: Printer<W>) -> anyhow::Result<Outcome> {
+        let mut view = View::new(printer, self.format.output, TimeZone::system());
+        if self.nodes.all_nodes {
+            return self.nodes.flows(&self.filter(), self.follow, view).await;
+        }
         let mut client = self.agent.connect().await?;
         let mut lines = client.flows(&self.filter(), self.follow).await?;
-        let mut view = View::new(printer, self.format.output, TimeZone::system());
         while let Some(line) = lines.next().await? {
             view.add(&line)?;
             if self.follow {

@@ -5,6 +5,7 @@ use std::io::Write;
 use clap::Args;
 use jiff::Timestamp;
 
+use super::nodes::AllNodes;
 use super::output::{Format, FormatFlag, Paint, Printer};
 use super::status::{certificates, table};
 use super::table::Cell;
@@ -16,7 +17,8 @@ Examples:
   fairlead get workloads               every pod that the agent knows, and who is meshed
   fairlead get services -n shop        services and the pods that serve them
   fairlead get policies -o yaml        policies as the agent understood them
-  fairlead get certificates            certificates of this node and when they end";
+  fairlead get certificates            certificates of this node and when they end
+  fairlead get certificates -A         those of all nodes of the cluster";
 
 /// List objects as the agent sees them
 #[derive(Debug, Args)]
@@ -30,13 +32,19 @@ pub(super) struct Command {
     #[command(flatten)]
     format: FormatFlag,
     #[command(flatten)]
+    nodes: AllNodes,
+    #[command(flatten)]
     agent: AgentAddress,
 }
 
 impl Command {
     pub(super) async fn run<W: Write>(self, mut printer: Printer<W>) -> anyhow::Result<Outcome> {
-        let mut client = self.agent.connect().await?;
         let namespace = self.namespace.unwrap_or_default();
+        if self.nodes.all_nodes {
+            let what = (self.kind, namespace.as_str());
+            return self.nodes.get(what, self.format.output, &mut printer).await;
+        }
+        let mut client = self.agent.connect().await?;
         let objects = client.get(self.kind, &namespace).await?;
         match self.format.output {
             Format::Table => print(self.kind, &objects, Timestamp::now(), &mut printer)?,

@@ -5,6 +5,7 @@
 //! 1 found a problem, 2 wrong usage, 3 the agent can't be reached.
 
 mod agent;
+mod bridge;
 mod ca;
 mod check;
 mod cleanup;
@@ -13,12 +14,15 @@ mod environment;
 mod explain;
 mod flows;
 mod get;
+mod install;
 mod lint;
+mod nodes;
 mod output;
 mod status;
 mod table;
 #[cfg(test)]
 mod tests;
+mod uninstall;
 
 use std::io;
 use std::path::PathBuf;
@@ -67,8 +71,13 @@ enum Command {
     Get(get::Command),
     Check(check::Command),
     Cleanup(cleanup::Command),
+    Install(install::Install),
+    Upgrade(install::Upgrade),
+    Uninstall(uninstall::Command),
     Lint(lint::Command),
     Completions(completions::Command),
+    #[command(hide = true)]
+    Bridge(bridge::Command),
 }
 
 /// Which agent to ask.
@@ -120,9 +129,22 @@ fn dispatch(command: Command, printer: Printer<io::StdoutLock<'_>>) -> anyhow::R
         Command::Get(command) => wait(command.run(printer)),
         Command::Check(command) => command.run(printer),
         Command::Cleanup(command) => command.run(printer),
+        Command::Install(command) => wait(command.run(printer)),
+        Command::Upgrade(command) => wait(command.run(printer)),
+        Command::Uninstall(command) => wait(command.run(printer)),
+        Command::Bridge(command) => command.run(),
         Command::Lint(command) => command.run(printer),
         Command::Completions(command) => command.run(printer),
     }
+}
+
+/// Tells how far something is, beside what is printed in the end.
+#[expect(
+    clippy::print_stderr,
+    reason = "standard output has the answer alone, for scripts"
+)]
+fn say(text: &str) {
+    eprintln!("{}", output::harmless(text));
 }
 
 /// Runs a client on a runtime of its own.

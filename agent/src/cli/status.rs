@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use jiff::Timestamp;
 
+use super::nodes::AllNodes;
 use super::output::{Format, FormatFlag, Paint, Printer, harmless, span};
 use super::table::{Cell, Table};
 use super::{AgentAddress, Outcome};
@@ -17,6 +18,7 @@ const HELP: &str = "\
 Examples:
   fairlead status
   fairlead status --wait 30s     as soon as the agent is ready; for scripts
+  fairlead status -A             a line for each node of the cluster
 
 Ends with 1 where the agent is not ready or something does not work.
 
@@ -33,6 +35,8 @@ pub(super) struct Command {
     #[command(flatten)]
     format: FormatFlag,
     #[command(flatten)]
+    nodes: AllNodes,
+    #[command(flatten)]
     agent: AgentAddress,
 }
 
@@ -41,6 +45,9 @@ const LOOK: Duration = Duration::from_millis(100);
 
 impl Command {
     pub(super) async fn run<W: Write>(self, mut printer: Printer<W>) -> anyhow::Result<Outcome> {
+        if self.nodes.all_nodes {
+            return self.nodes.status(self.format.output, &mut printer).await;
+        }
         let deadline = tokio::time::Instant::now() + self.wait.unwrap_or_default();
         let status = loop {
             let status = self.ask().await;
@@ -302,7 +309,7 @@ fn counted(count: impl TryInto<u64>, one: &str, many: &str) -> String {
     }
 }
 
-fn between(from: Timestamp, to: Timestamp) -> String {
+pub(super) fn between(from: Timestamp, to: Timestamp) -> String {
     let milliseconds = to.duration_since(from).as_millis();
     span(u64::try_from(milliseconds).unwrap_or(0))
 }
