@@ -35,7 +35,7 @@ pub use objects::{
     Kind, Object, PolicyRow, ServiceEndpoint, ServicePortRow, ServiceRow, WorkloadRow,
 };
 pub use server::AdminServer;
-pub use socket::{SocketError, SocketListener, is_served};
+pub use socket::{SocketError, SocketListener, SocketPlace, is_served};
 pub use status::{
     CertificateRow, FlowStatus, KernelFeature, KernelStatus, PodState, PodStatus, ProxyStatus,
     Severity, SourceStatus, Status, StatusProblem,

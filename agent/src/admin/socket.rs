@@ -38,6 +38,20 @@ pub struct SocketListener {
     pub(super) file: SocketFile,
 }
 
+/// The socket's file, as it was when it was made.
+#[derive(Clone, Debug)]
+pub struct SocketPlace {
+    path: PathBuf,
+    inode: Option<u64>,
+}
+
+impl SocketPlace {
+    /// No other agent has put its own socket there.
+    pub fn is_held(&self) -> bool {
+        inode(&self.path) == self.inode
+    }
+}
+
 /// The socket's file, by its inode.
 #[derive(Debug)]
 pub(super) struct SocketFile {
@@ -58,6 +72,15 @@ impl SocketListener {
     /// Opens `agent.sock` in `run_dir`, which is made if it is not there. A socket that
     /// nobody listens on any more is replaced. Must be called inside the runtime.
     pub fn bind(run_dir: &Path) -> Result<Self, SocketError> {
+        if is_served(run_dir) {
+            return Err(SocketError::InUse(run_dir.join(SOCKET)));
+        }
+        Self::replace(run_dir)
+    }
+
+    /// As [`SocketListener::bind`], also where another agent listens: from then on the
+    /// file is this one's, which the other can tell by [`SocketPlace::is_held`].
+    pub fn replace(run_dir: &Path) -> Result<Self, SocketError> {
         let failed = |action, path: &Path| {
             let path = path.to_owned();
             move |source| SocketError::Io {
@@ -72,9 +95,6 @@ impl SocketListener {
             .create(run_dir)
             .map_err(failed("create the directory", run_dir))?;
         let path = run_dir.join(SOCKET);
-        if is_served(run_dir) {
-            return Err(SocketError::InUse(path));
-        }
         // Made under another name and moved, so that it never exists with open access.
         let fresh = run_dir.join(format!(".{SOCKET}.{}", std::process::id()));
         match fs::remove_file(&fresh) {
@@ -90,6 +110,14 @@ impl SocketListener {
         let inode = inode(&path);
         let file = SocketFile { path, inode };
         Ok(Self { listener, file })
+    }
+
+    /// The place of its file.
+    pub fn place(&self) -> SocketPlace {
+        SocketPlace {
+            path: self.file.path.clone(),
+            inode: self.file.inode,
+        }
     }
 }
 

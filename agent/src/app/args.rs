@@ -226,6 +226,10 @@ pub struct AgentArgs {
         value_name = "N"
     )]
     pub max_connections_per_pod: u32,
+    /// Take over from an agent that runs on this node already, instead of refusing to
+    /// start: it lets go once all pods are enrolled here, and must be stopped then.
+    #[arg(long, env = "FAIRLEAD_REPLACE")]
+    pub replace: bool,
     /// How long open connections may go on after the agent was asked to stop, or their
     /// pod left the mesh.
     #[arg(

@@ -24,6 +24,7 @@ pub(super) struct AgentConfig {
     pub(super) metrics_addr: SocketAddr,
     pub(super) flows_kept: usize,
     pub(super) drain: Duration,
+    pub(super) replace: bool,
 }
 
 impl AgentConfig {
@@ -66,6 +67,7 @@ impl AgentConfig {
             metrics_addr: args.metrics_addr,
             flows_kept: args.flows_kept,
             drain: args.drain,
+            replace: args.replace,
             node,
             trust_domain,
         };

@@ -5,6 +5,7 @@ mod authority;
 mod ca_args;
 mod compile;
 mod config;
+mod desk;
 mod enrol;
 mod events;
 pub mod kubernetes;
@@ -25,17 +26,15 @@ pub use tools::{check, cleanup, lint};
 
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use jiff::Timestamp;
-use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 
-use crate::admin::{AdminServer, HttpServer, SocketListener, View};
 use crate::flow::{FlowHub, FlowMetrics, queue};
 use crate::proxy::Proxy;
 use crate::redirect::Redirector;
 use crate::{cluster, identity};
 use config::AgentConfig;
+use desk::{Desk, Place};
 use enrol::Enroller;
 use tasks::{StopSignals, Tasks};
 use view::{AgentView, KernelSide};
@@ -60,14 +59,20 @@ async fn agent(config: AgentConfig) -> anyhow::Result<()> {
     let mut signals = StopSignals::listen()?;
     let mut tasks = Tasks::default();
     // What another agent may hold comes first: then this one has changed nothing yet.
-    let socket = SocketListener::bind(&config.run_dir)?;
-    let http = TcpListener::bind(config.metrics_addr)
-        .await
-        .with_context(|| format!("--metrics-addr {}", config.metrics_addr))?;
+    let place = Place {
+        run_dir: config.run_dir,
+        metrics_addr: config.metrics_addr,
+    };
+    let doors = if config.replace {
+        place.take().await?
+    } else {
+        place.open().await?
+    };
     let kernel = KernelSide::probe(&config.redirect);
     let mut redirector = Redirector::start(config.redirect)?;
     let kernel_events = redirector.events().transpose()?;
     let kernel_logs = redirector.logs();
+    let tenure = redirector.tenure();
 
     // Objects to snapshots to tables.
     let (source, read) = cluster::dir::start(config.source);
@@ -108,7 +113,7 @@ async fn agent(config: AgentConfig) -> anyhow::Result<()> {
     tasks.keep("metrics", metrics.clone().forget_idle());
 
     // Records to people.
-    let view = Arc::new(AgentView {
+    let view = AgentView {
         node: config.node.to_string(),
         trust_domain: config.trust_domain.to_string(),
         started: Timestamp::now(),
@@ -119,11 +124,15 @@ async fn agent(config: AgentConfig) -> anyhow::Result<()> {
         flows: flows_in.clone(),
         proxy: proxy.clone(),
         kernel,
-    });
-    let http = HttpServer::new(http, &metrics, Arc::clone(&view) as Arc<dyn View>);
-    tasks.keep("http", http.run());
-    let admin = AdminServer::new(view, flows);
-    tasks.start("admin", async { Ok(admin.run(socket).await?) });
+    };
+    let desk = Desk {
+        place,
+        view: Arc::new(view),
+        flows,
+        metrics,
+        tenure,
+    };
+    tasks.start("admin", desk.run(doors));
 
     tokio::select! {
         signal = signals.next() => tracing::info!(signal, "stopping"),

@@ -13,6 +13,7 @@ use aya::{Ebpf, EbpfLoader};
 use fairlead_common::abi::{CidrKey, Counter, Endpoint, Ip, ListenerKey, Pod, PortKey};
 
 use super::RedirectError;
+use super::handover::AGENTS;
 use super::object::object;
 use super::sys::Abi;
 
@@ -107,10 +108,13 @@ impl Kernel {
         })
     }
 
-    /// Exempts processes of a cgroup from redirection.
-    pub(super) fn exempt(&mut self, cgroup: u64) -> Result<(), RedirectError> {
-        let mut agents: HashMap<MapData, u64, u32> = map(&mut self.ebpf, "AGENTS")?;
-        agents.insert(cgroup, 1, 0).map_err(in_map("AGENTS"))
+    /// Exempts processes of cgroups from redirection. Once.
+    pub(super) fn exempt(&mut self, cgroups: &[u64]) -> Result<(), RedirectError> {
+        let mut agents: HashMap<MapData, u64, u32> = map(&mut self.ebpf, AGENTS)?;
+        cgroups
+            .iter()
+            .try_for_each(|cgroup| agents.insert(cgroup, 1, 0))
+            .map_err(in_map(AGENTS))
     }
 
     /// Processes of a cgroup are kubelet, where they dial pods from that namespace.

@@ -27,6 +27,7 @@ mod enrol;
 mod entries;
 mod error;
 mod events;
+mod handover;
 mod kernel;
 mod kubelet;
 mod listeners;
@@ -115,8 +116,9 @@ impl Redirector {
         drop(cgroup::open(&config.cgroup)?);
         let agent = cgroup::isolate(&config.node)?;
         let mut kernel = Kernel::load(config.debug)?;
-        kernel.exempt(agent.id)?;
         let pins = Pins::create(&config.bpffs, &config.node)?;
+        handover::exempt(&mut kernel, pins.previous(), agent.id)
+            .inspect_err(|_| drop(pins::remove_directory(pins.directory())))?;
         let links = attach(&mut kernel, &config, &pins, &agent)
             .inspect_err(|_| drop(pins::remove_directory(pins.directory())))?;
         let home = Netns::current()
@@ -147,6 +149,11 @@ impl Redirector {
     /// An earlier instance's links are still in force.
     pub fn has_previous(&self) -> bool {
         !self.pins.previous().is_empty()
+    }
+
+    /// Tells whether a later instance has taken over.
+    pub fn tenure(&self) -> Tenure {
+        Tenure(self.pins.directory().to_owned())
     }
 
     /// Drops what earlier instances left. Call it once every pod that is to be
@@ -192,6 +199,18 @@ impl Redirector {
         } else {
             None
         }
+    }
+}
+
+/// The time in which this instance's programs are in force.
+#[derive(Clone, Debug)]
+pub struct Tenure(PathBuf);
+
+impl Tenure {
+    /// A later instance has taken over: what this one does to the kernel has no effect
+    /// any more.
+    pub fn is_over(&self) -> bool {
+        !self.0.exists()
     }
 }
 

@@ -119,8 +119,9 @@ impl Enroller {
 
     /// One look at everything.
     fn pass(&mut self, snapshot: &Snapshot) {
-        if snapshot.revision == 0 {
-            // Nothing is known yet: nobody may be let go for that.
+        if snapshot.revision == 0 || self.redirector.tenure().is_over() {
+            // Nothing is known yet, and nobody may be let go for that; or the pods are
+            // another agent's, and only their open connections are still this one's.
             return;
         }
         self.forget_vanished();

@@ -78,6 +78,16 @@ fn hand_over() -> Result<()> {
     out.wait_for("50\n", SOON)?;
     let old = node.start_agent()?.context("one ran before")?;
     drop(node.enrol(&pod, &json!({}))?);
+    // With the programs of both in force, neither takes the other's connections for the
+    // pod's.
+    let _beyond = serve(&outsider, 8080)?;
+    for (client, server, port) in [(&outsider, &pod, 9001), (&pod, &outsider, 8080)] {
+        let seen = dial(client, &server.ip4.to_string(), port)?;
+        let banner = seen["banner"].as_str().unwrap_or_default();
+        let expected = client.ip4.to_string();
+        let named = banner.split(' ').filter(|word| word.ends_with(&expected));
+        ensure!(named.count() == 2 && seen["echo"] == "ping", "{seen}");
+    }
     drop(node.tell("take over", &Value::Null)?);
     let through_new = |counter: &'static str| {
         until(&format!("the new agent's {counter}"), SOON, || {

@@ -86,7 +86,9 @@ impl Node {
             &self.debug.to_string(),
             &self.kubelet,
         ];
-        let mut process = host.host.spawn(&name, &arguments)?;
+        // Each in a cgroup of its own below the pods', as containers are.
+        let place = host.host.child(&name)?;
+        let mut process = place.spawn(&name, &arguments)?;
         let up = until("the agent", SOON, || match process.ended() {
             Ok(None) => self.tell("status", &Value::Null).ok().map(drop),
             _ => Some(()),
