@@ -2,7 +2,7 @@
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _, MetricEncoder};
-use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::MetricType::{self, Counter, Gauge};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
@@ -23,16 +23,16 @@ impl Collector for Health {
             "fairlead_agent_build_info",
             "The agent's version",
             None,
-            MetricType::Gauge,
+            Gauge,
         )?;
         let labels = [("version", status.version.as_str()), ("node", &status.node)];
         ConstGauge::new(1_i64).encode(build.encode_family(&labels)?)?;
         for (name, help, value) in gauges(&status) {
-            let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            let metric = encoder.encode_descriptor(name, help, None, Gauge)?;
             encode_gauge(value, metric)?;
         }
         for (name, help, value) in counters(&status) {
-            let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            let metric = encoder.encode_descriptor(name, help, None, Counter)?;
             ConstCounter::new(value).encode(metric)?;
         }
         encode_families(&status, &mut encoder)
@@ -120,7 +120,7 @@ fn encode_families(status: &Status, encoder: &mut DescriptorEncoder<'_>) -> Resu
         "fairlead_agent_certificate_expiry_timestamp_seconds",
         "Until when a workload's certificate is valid, in seconds since 1970",
         None,
-        MetricType::Gauge,
+        Gauge,
     )?;
     for certificate in &status.certificates {
         let Some(not_after) = certificate.not_after else {
@@ -133,7 +133,7 @@ fn encode_families(status: &Status, encoder: &mut DescriptorEncoder<'_>) -> Resu
         "fairlead_agent_refused_connections",
         "Connections that were reset because their pod had too many",
         None,
-        MetricType::Counter,
+        Counter,
     )?;
     for pod in &status.pods {
         let labels = [
@@ -142,15 +142,73 @@ fn encode_families(status: &Status, encoder: &mut DescriptorEncoder<'_>) -> Resu
         ];
         ConstCounter::new(pod.refused_connections).encode(refused.encode_family(&labels)?)?;
     }
+    encode_source(status, encoder)?;
     let mut events = encoder.encode_descriptor(
         "fairlead_agent_kernel_events",
         "What the kernel programs counted, by kind",
         None,
-        MetricType::Counter,
+        Counter,
     )?;
     for (kind, value) in &status.kernel.counters {
         let labels = [("kind", kind.as_str())];
         ConstCounter::new(*value).encode(events.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+fn encode_source(status: &Status, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+    let source = &status.source;
+    if let Some(last_sync) = source.last_sync {
+        let metric = encoder.encode_descriptor(
+            "fairlead_agent_source_last_sync_age_seconds",
+            "For how long it is not known whether the state is that of the source",
+            None,
+            Gauge,
+        )?;
+        let age = status.now.duration_since(last_sync).as_secs();
+        encode_gauge(u64::try_from(age).unwrap_or(0), metric)?;
+    }
+    let objects = source.objects.iter().map(|(kind, objects)| {
+        let objects = u64::try_from(*objects).unwrap_or(u64::MAX);
+        (vec![("kind", kind.as_str())], objects)
+    });
+    let name = "fairlead_agent_source_objects";
+    encode_rows(encoder, (name, "Objects in force, by kind", Gauge), objects)?;
+    let behind = source.watches.iter().map(|watch| {
+        let behind = u64::from(watch.behind_since.is_some());
+        (vec![("kind", watch.kind.as_str())], behind)
+    });
+    let name = "fairlead_agent_source_behind";
+    let help = "1 where what is known of a kind may be old";
+    encode_rows(encoder, (name, help, Gauge), behind)?;
+    let restarts = source.watches.iter();
+    let restarts = restarts.map(|it| (vec![("kind", it.kind.as_str())], it.restarts));
+    let name = "fairlead_agent_source_watch_restarts";
+    let help = "How often the watch of a kind was made again";
+    encode_rows(encoder, (name, help, Counter), restarts)?;
+    let relists = source.watches.iter().flat_map(|watch| {
+        let kind = ("kind", watch.kind.as_str());
+        let relists = watch.relists.iter();
+        relists.map(move |(reason, count)| (vec![kind, ("reason", reason.as_str())], *count))
+    });
+    let name = "fairlead_agent_source_relists";
+    let help = "How often all objects of a kind were read once more, by reason";
+    encode_rows(encoder, (name, help, Counter), relists)
+}
+
+/// One metric, with one value for each set of labels.
+fn encode_rows<'l>(
+    encoder: &mut DescriptorEncoder<'_>,
+    (name, help, kind): (&str, &str, MetricType),
+    rows: impl IntoIterator<Item = (Vec<(&'static str, &'l str)>, u64)>,
+) -> Result<(), fmt::Error> {
+    let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
+    for (labels, value) in rows {
+        let metric = metric.encode_family(&labels)?;
+        match kind {
+            Counter => ConstCounter::new(value).encode(metric)?,
+            _ => encode_gauge(value, metric)?,
+        }
     }
     Ok(())
 }

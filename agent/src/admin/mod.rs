@@ -38,7 +38,7 @@ pub use server::AdminServer;
 pub use socket::{SocketError, SocketListener, SocketPlace, is_served};
 pub use status::{
     CertificateRow, FlowStatus, KernelFeature, KernelStatus, PodState, PodStatus, ProxyStatus,
-    Severity, SourceStatus, Status, StatusProblem,
+    Severity, SourceStatus, Status, StatusProblem, WatchStatus,
 };
 pub use view::View;
 // The answer of `Explain`, as the policy makes it.

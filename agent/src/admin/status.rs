@@ -50,6 +50,18 @@ pub struct SourceStatus {
     /// What it said last, where it is not healthy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// Until when everything in it was known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_sync: Option<Timestamp>,
+    /// Since when the API server can't be reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<Timestamp>,
+    /// Objects in force, by kind.
+    #[serde(default)]
+    pub objects: BTreeMap<String, usize>,
+    /// The watches of an API server.
+    #[serde(default)]
+    pub watches: Vec<WatchStatus>,
     /// Counts the changes that were taken.
     pub revision: u64,
     /// How many pods it knows.
@@ -58,6 +70,22 @@ pub struct SourceStatus {
     pub services: usize,
     /// How many policies it knows.
     pub policies: usize,
+}
+
+/// The watch of one kind of an API server's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WatchStatus {
+    /// The kind.
+    pub kind: String,
+    /// The API server has it.
+    pub installed: bool,
+    /// Since when what is known of it is old.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub behind_since: Option<Timestamp>,
+    /// How often it was made again.
+    pub restarts: u64,
+    /// How often everything was read once more, by reason.
+    pub relists: BTreeMap<String, u64>,
 }
 
 /// The kernel side.

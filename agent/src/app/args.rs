@@ -12,9 +12,11 @@ use crate::cluster::kube::Access;
 
 /// Where objects come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SourceArg {
-    /// The directory of manifests.
-    pub directory: PathBuf,
+pub enum SourceArg {
+    /// The API server of Kubernetes.
+    Kube,
+    /// A directory of manifests.
+    Directory(PathBuf),
 }
 
 impl FromStr for SourceArg {
@@ -22,10 +24,11 @@ impl FromStr for SourceArg {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.strip_prefix("dir:") {
-            Some(path) if !path.is_empty() => Ok(Self {
-                directory: path.into(),
-            }),
-            _ => Err("expected dir:PATH, a directory of manifests".to_owned()),
+            Some(path) if !path.is_empty() => Ok(Self::Directory(path.into())),
+            None if text == "kube" => Ok(Self::Kube),
+            _ => Err(
+                "expected kube, the API server, or dir:PATH, a directory of manifests".to_owned(),
+            ),
         }
     }
 }
@@ -143,9 +146,13 @@ pub struct AgentArgs {
     /// `none`: they do not. That of the process named kubelet where it is not given.
     #[arg(long, env = "FAIRLEAD_KUBELET_CGROUP", value_name = "PATH|none")]
     pub kubelet_cgroup: Option<KubeletArg>,
-    /// Where objects come from: dir:PATH, a directory of manifests, watched.
+    /// Where objects come from: kube, the API server (what a pod has by default), or
+    /// dir:PATH, a directory of manifests; both watched.
     #[arg(long, env = "FAIRLEAD_SOURCE", value_name = "SOURCE")]
-    pub source: SourceArg,
+    pub source: Option<SourceArg>,
+    /// How the API server is reached.
+    #[command(flatten)]
+    pub kube: KubeArgs,
     /// Who signs certificates: https://HOST:PORT, or dir:PATH to sign here.
     #[arg(long, env = "FAIRLEAD_CA", value_name = "CA")]
     pub ca: String,

@@ -9,7 +9,7 @@ use tokio::runtime::Builder;
 use tokio::time::timeout;
 
 use super::ca_args::{BundleArg, CaArgs, RootArg};
-use super::config::trust_domain;
+use super::config::{self, trust_domain};
 use super::tasks::{StopSignals, Tasks};
 use super::{limits, logging};
 use crate::admin::HttpServer;
@@ -33,11 +33,8 @@ pub fn run_ca(args: CaArgs) -> anyhow::Result<()> {
 async fn authority(args: CaArgs) -> anyhow::Result<()> {
     let mut signals = StopSignals::listen()?;
     let mut tasks = Tasks::default();
-    let source = cluster::dir::Config {
-        path: args.source.directory.clone(),
-        trust_domain: trust_domain(&args.trust_domain)?,
-    };
-    let (source, read) = cluster::dir::start(source);
+    let source = config::source(args.source.as_ref(), &args.kube, cluster::CA_KINDS)?;
+    let (source, read) = cluster::start(source, trust_domain(&args.trust_domain)?).await?;
     tasks.keep("source", read);
 
     let probes = match args.health_addr {
@@ -49,7 +46,7 @@ async fn authority(args: CaArgs) -> anyhow::Result<()> {
     };
     let client = match (&args.root, &args.authenticate) {
         (RootArg::Directory(_), None) => None,
-        _ => Some(kube::client(&kube::Access::default()).await?),
+        _ => Some(kube::client(&args.kube.access()).await?),
     };
     let (root, leader) = root(&args, client.clone(), &mut tasks)?;
     let config = ca::Config {
@@ -64,7 +61,7 @@ async fn authority(args: CaArgs) -> anyhow::Result<()> {
         clock: Arc::new(identity::SystemClock),
     };
     tracing::info!(
-        source = ?args.source,
+        source = source.health.borrow().source,
         root = ?config.root,
         listen = %config.listen,
         authentication = ?config.authentication,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::args::{LogArgs, SourceArg};
+use super::args::{KubeArgs, LogArgs, SourceArg};
 use crate::model::NamespacedName;
 
 /// Where the CA's key and certificates are.
@@ -80,9 +80,13 @@ fn object_name(text: &str) -> Result<NamespacedName, String> {
 /// The flags of `fairlead ca`.
 #[derive(Clone, Debug, Args)]
 pub struct CaArgs {
-    /// Where objects come from: dir:PATH, a directory of manifests, watched.
+    /// Where objects come from: kube, the API server (what a pod has by default), or
+    /// dir:PATH, a directory of manifests; both watched.
     #[arg(long, env = "FAIRLEAD_SOURCE", value_name = "SOURCE")]
-    pub source: SourceArg,
+    pub source: Option<SourceArg>,
+    /// How the API server is reached.
+    #[command(flatten)]
+    pub kube: KubeArgs,
     /// The root's, or an intermediate's, key and certificate: dir:PATH or
     /// secret:NAMESPACE/NAME. Made where there is none.
     #[arg(long, env = "FAIRLEAD_ROOT", value_name = "ROOT")]

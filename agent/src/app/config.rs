@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::args::{AgentArgs, KernelArgs, KubeletArg, TunnelProtocol};
+use super::args::{AgentArgs, KernelArgs, KubeArgs, KubeletArg, SourceArg, TunnelProtocol};
 use crate::model::{NodeName, TrustDomain};
+use crate::state::ObjectKind;
 use crate::{cluster, identity, proxy, redirect};
 
 /// What the agent is to do.
@@ -16,7 +17,7 @@ use crate::{cluster, identity, proxy, redirect};
 pub(super) struct AgentConfig {
     pub(super) node: NodeName,
     pub(super) trust_domain: TrustDomain,
-    pub(super) source: cluster::dir::Config,
+    pub(super) source: cluster::Config,
     pub(super) identity: identity::Config,
     pub(super) proxy: proxy::Config,
     pub(super) redirect: redirect::Config,
@@ -35,10 +36,7 @@ impl AgentConfig {
         let ca = args.ca.parse::<identity::CaAddress>();
         let ca = ca.map_err(|reason| anyhow::anyhow!("--ca {}: {reason}", args.ca))?;
         let config = Self {
-            source: cluster::dir::Config {
-                path: args.source.directory,
-                trust_domain: trust_domain.clone(),
-            },
+            source: source(args.source.as_ref(), &args.kube, cluster::AGENT_KINDS)?,
             identity: identity::Config {
                 trust_domain: trust_domain.clone(),
                 ca,
@@ -73,7 +71,7 @@ impl AgentConfig {
         };
         tracing::info!(
             node = %config.node,
-            source = %config.source.path.display(),
+            source = %config.source,
             ca = ?config.identity.ca,
             trust_domain = %config.trust_domain,
             certificate_ttl = ?config.identity.ttl,
@@ -115,6 +113,23 @@ pub(super) fn redirect_config(
         kubelet: redirect::Kubelet::Nowhere,
         debug: tracing::enabled!(tracing::Level::DEBUG),
     })
+}
+
+/// Where objects come from; in a pod the API server where nothing else is said.
+pub(super) fn source(
+    given: Option<&SourceArg>,
+    kube: &KubeArgs,
+    kinds: &'static [ObjectKind],
+) -> anyhow::Result<cluster::Config> {
+    let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
+    match given {
+        Some(SourceArg::Directory(path)) => Ok(cluster::Config::Directory(path.clone())),
+        None if !in_pod => anyhow::bail!("--source is missing: outside of a pod it is needed"),
+        Some(SourceArg::Kube) | None => Ok(cluster::Config::Kube {
+            access: kube.access(),
+            kinds,
+        }),
+    }
 }
 
 /// What is offered and taken by ALPN, the preferred first. HBONE always: it is what every

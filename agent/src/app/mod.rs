@@ -12,6 +12,7 @@ pub mod kubernetes;
 mod limits;
 mod logging;
 mod network;
+mod source;
 mod stop;
 mod tasks;
 mod tools;
@@ -75,7 +76,7 @@ async fn agent(config: AgentConfig) -> anyhow::Result<()> {
     let tenure = redirector.tenure();
 
     // Objects to snapshots to tables.
-    let (source, read) = cluster::dir::start(config.source);
+    let (source, read) = cluster::start(config.source, config.trust_domain.clone()).await?;
     tasks.keep("source", read);
     let (tables_in, tables) = compile::tables();
     tasks.start("policy", compile::run(source.snapshots, tables_in));

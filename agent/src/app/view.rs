@@ -7,10 +7,11 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::enrol::Enrolment;
+use super::source;
 use super::tools::features;
 use crate::admin::{
     CertificateRow, FlowStatus, KernelFeature, KernelStatus, PodState, PodStatus, ProxyStatus,
-    Severity, SourceStatus, Status, StatusProblem, View,
+    Severity, Status, StatusProblem, View,
 };
 use crate::cluster::Health;
 use crate::flow::FlowSender;
@@ -18,7 +19,7 @@ use crate::identity::{CertificateState, CertificateStatus, Identities};
 use crate::policy::Table;
 use crate::proxy::Proxy;
 use crate::redirect;
-use crate::state::{Problem, Snapshot};
+use crate::state::Problem;
 
 /// What of the kernel does not change while the agent runs.
 #[derive(Debug)]
@@ -59,7 +60,7 @@ impl View for AgentView {
     fn status(&self) -> Status {
         let table = self.table();
         let enrolment = self.enrolment.borrow().clone();
-        let source = source(&self.source.borrow(), table.snapshot());
+        let source = source::status(&self.source.borrow(), table.snapshot(), Timestamp::now());
         let certificates = self.identities.certificates();
         let mut pods = enrolment.pods;
         for pod in &mut pods {
@@ -69,7 +70,7 @@ impl View for AgentView {
         }
         let mut not_ready = Vec::new();
         if !source.synced {
-            not_ready.push(format!("{} has not been read yet", source.name));
+            not_ready.push(source::not_read_yet(&source));
         } else if !enrolment.complete {
             not_ready.push("the pods of this node are being enrolled".to_owned());
         }
@@ -135,21 +136,6 @@ impl AgentView {
             events_dropped: counters.get("events_lost").copied().unwrap_or(0),
             counters,
         }
-    }
-}
-
-fn source(health: &Health, snapshot: &Snapshot) -> SourceStatus {
-    let policies = snapshot.authorization_policies.len() + snapshot.mesh_policies.len();
-    let error = health.last_error.as_ref().filter(|_| !health.healthy);
-    SourceStatus {
-        name: health.source.clone(),
-        synced: snapshot.revision > 0,
-        healthy: health.healthy,
-        error: error.map(|error| error.message.clone()),
-        revision: snapshot.revision,
-        pods: snapshot.pods.len(),
-        services: snapshot.services.len(),
-        policies,
     }
 }
 

@@ -24,9 +24,9 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 
 use super::files::{Content, Files};
-use super::source::{Health, Source, SourceError};
+use super::source::{Health, Source, SourceError, log};
 use crate::model::TrustDomain;
-use crate::state::{Change, ObjectKind, Problem, Snapshot, Writer};
+use crate::state::{Change, ObjectKind, Snapshot, Writer};
 
 /// What the source needs to know.
 #[derive(Clone, Debug)]
@@ -60,7 +60,9 @@ pub fn start(config: Config) -> (Source, impl Future<Output = ()> + Send + 'stat
         last_sync: None,
         last_error: None,
         watching: false,
+        lost: None,
         objects: BTreeMap::new(),
+        kinds: Vec::new(),
         problems: 0,
     });
     let source = Source {
@@ -159,53 +161,6 @@ fn report(
             .collect();
         health.problems = snapshots.borrow().problems.len();
     });
-}
-
-/// Tells of problems that are new, and of those that are over.
-fn log(old: &Snapshot, new: &Snapshot) {
-    let fields = |problem: &Problem| format!("{}:{}", problem.file, problem.line);
-    for problem in new
-        .problems
-        .clone()
-        .relative_complement(old.problems.clone())
-    {
-        let Problem {
-            kind,
-            object,
-            field,
-            message,
-            ..
-        } = &problem;
-        tracing::warn!(
-            at = fields(&problem),
-            kind,
-            object,
-            field,
-            message,
-            "problem"
-        );
-    }
-    for problem in old
-        .problems
-        .clone()
-        .relative_complement(new.problems.clone())
-    {
-        let Problem {
-            kind,
-            object,
-            field,
-            message,
-            ..
-        } = &problem;
-        tracing::info!(
-            at = fields(&problem),
-            kind,
-            object,
-            field,
-            message,
-            "problem is over"
-        );
-    }
 }
 
 /// The watch on the directory, renewed when another directory takes its place.

@@ -1,6 +1,6 @@
 //! Where the state comes from.
 //!
-//! In: Kubernetes objects and our own kinds, from files. Out: changes for the one
+//! In: Kubernetes objects and our own kinds, from files or an API server. Out: changes for the one
 //! [`crate::state::Writer`], and the snapshots that it publishes. One conversion,
 //! [`convert`], serves every source.
 //!
@@ -23,4 +23,6 @@ mod tests;
 
 pub use field::{FieldPath, FieldProblem, Segment};
 pub use lint::{Finding, Level, LintOptions, lint};
-pub use source::{Health, Source, SourceError};
+pub use source::{
+    AGENT_KINDS, CA_KINDS, Config, Health, KindHealth, Source, SourceError, Work, start,
+};

@@ -1,17 +1,80 @@
 //! What every source gives: snapshots, and how it is.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::pin::Pin;
 
 use jiff::Timestamp;
 use serde::Serialize;
 use tokio::sync::watch;
 
-use crate::state::Snapshot;
+use super::kube::{Access, ClientError};
+use super::{dir, kube};
+use crate::model::TrustDomain;
+use crate::state::{ObjectKind, Problem, Snapshot};
+
+/// Where objects come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Config {
+    /// A directory of manifests, or one file of them.
+    Directory(PathBuf),
+    /// An API server.
+    Kube {
+        /// How it is reached.
+        access: Access,
+        /// What is asked for.
+        kinds: &'static [ObjectKind],
+    },
+}
+
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory(path) => write!(f, "dir:{}", path.display()),
+            Self::Kube { .. } => f.write_str("kube"),
+        }
+    }
+}
+
+/// What an agent needs to know.
+pub const AGENT_KINDS: &[ObjectKind] = &[
+    ObjectKind::Namespace,
+    ObjectKind::Pod,
+    ObjectKind::EndpointSlice,
+    ObjectKind::Service,
+    ObjectKind::AuthorizationPolicy,
+    ObjectKind::MeshPolicy,
+];
+
+/// What the certificate authority needs to know: who runs where.
+pub const CA_KINDS: &[ObjectKind] = &[ObjectKind::Namespace, ObjectKind::Pod];
+
+/// The work of a source; it never ends.
+pub type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Starts a source. Nothing is read unless the work is polled; an API server that can't
+/// be reached is no error here.
+pub async fn start(
+    config: Config,
+    trust_domain: TrustDomain,
+) -> Result<(Source, Work), ClientError> {
+    match config {
+        Config::Directory(path) => {
+            let (source, work) = dir::start(dir::Config { path, trust_domain });
+            Ok((source, Box::pin(work)))
+        }
+        Config::Kube { access, kinds } => {
+            let (source, work) = kube::start(&access, kinds, trust_domain).await?;
+            Ok((source, Box::pin(work)))
+        }
+    }
+}
 
 /// A running source.
 #[derive(Clone, Debug)]
 pub struct Source {
-    /// The state. Revision 0 means that the directory has not been read yet.
+    /// The state. Revision 0 means that not everything has been read once yet.
     pub snapshots: watch::Receiver<Snapshot>,
     /// How the source is.
     pub health: watch::Receiver<Health>,
@@ -20,20 +83,39 @@ pub struct Source {
 /// How a source is.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Health {
-    /// Such as `dir:/etc/fairlead/manifests`.
+    /// Such as `dir:/etc/fairlead/manifests` or `kube:https://10.0.0.1:6443`.
     pub source: String,
     /// The last attempt to read it succeeded.
     pub healthy: bool,
-    /// When it was last read.
+    /// When it was last read; of an API server, until when everything from it was known.
     pub last_sync: Option<Timestamp>,
     /// The last error; it may be over.
     pub last_error: Option<SourceError>,
     /// Changes are noticed at once; else within seconds.
     pub watching: bool,
+    /// Since when the API server can't be reached; the state is that of `last_sync`.
+    pub lost: Option<Timestamp>,
     /// Objects in force, by kind.
     pub objects: BTreeMap<&'static str, usize>,
+    /// Kind by kind, where each is read on its own.
+    pub kinds: Vec<KindHealth>,
     /// How many problems the state has.
     pub problems: usize,
+}
+
+/// How the watch of one kind is.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct KindHealth {
+    /// Such as `Pod`.
+    pub kind: &'static str,
+    /// The API server has the kind.
+    pub installed: bool,
+    /// Since when and why what is known of it is old.
+    pub behind: Option<SourceError>,
+    /// How often the watch was made again.
+    pub watch_restarts: u64,
+    /// How often everything was read once more, by reason.
+    pub relists: BTreeMap<&'static str, u64>,
 }
 
 /// Something that went wrong with a source.
@@ -43,4 +125,54 @@ pub struct SourceError {
     pub time: Timestamp,
     /// What.
     pub message: String,
+}
+
+/// Tells of problems that are new, and of those that are over.
+pub(super) fn log(old: &Snapshot, new: &Snapshot) {
+    if old.problems.ptr_eq(&new.problems) {
+        return;
+    }
+    let fields = |problem: &Problem| format!("{}:{}", problem.file, problem.line);
+    for problem in new
+        .problems
+        .clone()
+        .relative_complement(old.problems.clone())
+    {
+        let Problem {
+            kind,
+            object,
+            field,
+            message,
+            ..
+        } = &problem;
+        tracing::warn!(
+            at = fields(&problem),
+            kind,
+            object,
+            field,
+            message,
+            "problem"
+        );
+    }
+    for problem in old
+        .problems
+        .clone()
+        .relative_complement(new.problems.clone())
+    {
+        let Problem {
+            kind,
+            object,
+            field,
+            message,
+            ..
+        } = &problem;
+        tracing::info!(
+            at = fields(&problem),
+            kind,
+            object,
+            field,
+            message,
+            "problem is over"
+        );
+    }
 }

@@ -115,12 +115,12 @@ pub(super) struct Container<'a> {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
 pub(super) struct ContainerPort<'a> {
     #[serde(borrow)]
     pub(super) name: Option<Text<'a>>,
     pub(super) protocol: Option<Text<'a>>,
-    pub(super) container_port: Option<i32>,
+    #[serde(rename = "containerPort")]
+    pub(super) number: Option<i32>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -128,9 +128,9 @@ pub(super) struct PodStatus<'a> {
     #[serde(borrow)]
     pub(super) phase: Option<Text<'a>>,
     #[serde(rename = "podIP")]
-    pub(super) pod_ip: Option<Text<'a>>,
+    pub(super) ip: Option<Text<'a>>,
     #[serde(rename = "podIPs")]
-    pub(super) pod_ips: Option<Vec<PodIp<'a>>>,
+    pub(super) ips: Option<Vec<PodIp<'a>>>,
     pub(super) conditions: Option<Vec<Condition<'a>>>,
 }
 

@@ -119,10 +119,10 @@ fn is_ready(metadata: &Metadata<'_>, status: &PodStatus<'_>) -> bool {
 }
 
 fn addresses(status: &PodStatus<'_>, problems: &mut Vec<FieldProblem>) -> Vec<IpAddr> {
-    let list = status.pod_ips.as_deref().unwrap_or_default();
+    let list = status.ips.as_deref().unwrap_or_default();
     if list.is_empty() {
         let field = || FieldPath::of(&["status", "podIP"]);
-        return distinct(status.pod_ip.as_deref().map(|ip| (field, ip)), problems);
+        return distinct(status.ip.as_deref().map(|ip| (field, ip)), problems);
     }
     let listed = list.iter().enumerate().filter_map(|(index, ip)| {
         let field = move || FieldPath::of(&["status", "podIPs"]).index(index).key("ip");
@@ -168,7 +168,7 @@ fn container_ports(spec: &PodSpec<'_>) -> Dict<u16> {
     let tcp = ports.filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP");
     let named = tcp.filter_map(|port| {
         let name = port.name.as_deref()?;
-        let number = u16::try_from(port.container_port?).ok()?;
+        let number = u16::try_from(port.number?).ok()?;
         Some((name, number))
     });
     named.collect()

@@ -56,6 +56,17 @@ pub async fn client(access: &Access) -> Result<Client, ClientError> {
     Client::try_from(config).map_err(ClientError::Unusable)
 }
 
+/// A client that gives every answer of the API server to its caller, who has a schedule of
+/// their own, and the API server's address.
+pub(super) async fn without_retries(access: &Access) -> Result<(Client, String), ClientError> {
+    let mut config = config(access).await?;
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    config.default_retry = false;
+    let address = config.cluster_url.to_string();
+    let client = Client::try_from(config).map_err(ClientError::Unusable)?;
+    Ok((client, address))
+}
+
 async fn config(access: &Access) -> Result<Config, ClientError> {
     let options = KubeConfigOptions {
         context: access.context.clone(),

@@ -7,6 +7,7 @@ mod exec;
 mod failure;
 #[cfg(test)]
 pub(crate) mod fake;
+mod feed;
 mod lease;
 mod objects;
 mod secret;
@@ -26,3 +27,23 @@ pub use token_review::{ReviewError, TokenOwner, TokenPod, TokenReviews};
 
 // The library's client is what this module lends to the wiring, which only hands it on.
 pub use ::kube::Client;
+
+use super::source::Source;
+use crate::model::TrustDomain;
+use crate::state::ObjectKind;
+
+/// Starts the feed of these kinds, of which nothing is read unless the future is polled;
+/// it never ends.
+pub(super) async fn start(
+    access: &Access,
+    kinds: &'static [ObjectKind],
+    trust_domain: TrustDomain,
+) -> Result<(Source, impl Future<Output = ()> + Send + 'static + use<>), ClientError> {
+    let (client, address) = client::without_retries(access).await?;
+    let config = feed::Config {
+        name: format!("kube:{}", address.trim_end_matches('/')),
+        trust_domain,
+        kinds,
+    };
+    Ok(feed::start(&client, config))
+}
