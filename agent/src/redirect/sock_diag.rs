@@ -196,7 +196,10 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 mod tests {
     use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
-    use super::{destroy, listening, open, record};
+    use rand::rngs::StdRng;
+    use rand::{RngExt as _, SeedableRng as _};
+
+    use super::{HEADER_BYTES, RECORD_BYTES, destroy, listening, open, read_datagram, record};
 
     #[test]
     fn lists_what_listens() {
@@ -222,6 +225,44 @@ mod tests {
             Ok(_) => {}
             Err(error) => assert_eq!(error.raw_os_error(), Some(libc::EPERM)),
         }
+    }
+
+    #[test]
+    fn any_bytes_are_read_to_an_end() {
+        let mut random = StdRng::seed_from_u64(6);
+        let good = dump_bytes();
+        for _ in 0..20_000 {
+            let mut bytes = good.clone();
+            for _ in 0..random.random_range(0..6) {
+                let at = random.random_range(0..bytes.len());
+                bytes[at] = random.random();
+            }
+            bytes.truncate(random.random_range(0..=bytes.len()));
+            let mut entries = Vec::new();
+            let _last = read_datagram(&bytes, &mut entries);
+            assert!(entries.len() <= 2);
+        }
+        let mut entries = Vec::new();
+        assert!(!read_datagram(&good, &mut entries).unwrap());
+        assert_eq!(entries.len(), 2);
+        assert_eq!(entries[0].cgroup, 77);
+    }
+
+    /// Two records, each with the cgroup among its attributes.
+    fn dump_bytes() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for family in [libc::AF_INET, libc::AF_INET6] {
+            let mut record = vec![0; RECORD_BYTES];
+            record[0] = u8::try_from(family).unwrap();
+            record.extend([8, 0, 1, 0, 9, 9, 9, 9]);
+            record.extend([12, 0, 21, 0]);
+            record.extend(77_u64.to_ne_bytes());
+            let length = u32::try_from(HEADER_BYTES + record.len()).unwrap();
+            bytes.extend(length.to_ne_bytes());
+            bytes.extend([20, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+            bytes.extend(record);
+        }
+        bytes
     }
 
     #[test]

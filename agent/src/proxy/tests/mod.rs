@@ -2,6 +2,7 @@
 
 mod bytes;
 mod limits;
+pub(super) mod noise;
 mod paths;
 mod probes;
 mod tunnels;

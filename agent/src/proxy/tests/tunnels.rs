@@ -18,7 +18,7 @@ use crate::flow::Verdict;
 use crate::identity::server_name;
 
 /// TLS to the pod's tunnel port, as `from`.
-async fn tls(world: &World, from: &TestPod, to: &TestPod) -> TlsStream<TcpStream> {
+pub(super) async fn tls(world: &World, from: &TestPod, to: &TestPod) -> TlsStream<TcpStream> {
     let credentials = world.identities.credentials(&from.pod.identity);
     let credentials = soon(credentials).await.unwrap();
     let socket = TcpSocket::new_v4().unwrap();

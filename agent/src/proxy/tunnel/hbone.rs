@@ -51,8 +51,18 @@ pub(in crate::proxy::tunnel) struct Asked {
     pub(super) id: Option<ConnectionId>,
 }
 
-/// `baggage` of a pod's connections.
+/// `baggage` of a pod's connections. None of names that could say more than they are.
 pub(in crate::proxy) fn baggage(cluster: &str, pod: &Pod) -> Option<HeaderValue> {
+    let plain = |name: &str| {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+        name.bytes().all(is_plain)
+    };
+    if ![cluster, &pod.name.namespace, &pod.workload]
+        .into_iter()
+        .all(plain)
+    {
+        return None;
+    }
     let text = format!(
         "k8s.cluster.name={cluster},k8s.namespace.name={},k8s.deployment.name={},service.name={}",
         pod.name.namespace, pod.workload, pod.workload
@@ -158,6 +168,7 @@ fn trace_id(headers: &HeaderMap) -> Option<ConnectionId> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proxy::tests::noise::Noise;
 
     fn connect(client: &str) -> Connect {
         Connect {
@@ -221,5 +232,99 @@ mod tests {
         assert!(matches!(refused, Err(TunnelError::Unavailable(None))));
         let odd = taken(&answer(StatusCode::IM_A_TEAPOT, None));
         assert!(matches!(odd, Err(TunnelError::Status(_))));
+    }
+
+    /// A request with these headers, where HTTP takes them at all.
+    fn noisy(noise: &mut Noise) -> Option<Request<()>> {
+        let mut part = |text: &str| {
+            let mut bytes = text.as_bytes().to_vec();
+            if noise.one_of(&["leave", "spoil"]) == "spoil" {
+                noise.spoil(&mut bytes);
+            }
+            bytes
+        };
+        let authority = part("10.0.0.2:80");
+        let headers = [
+            (
+                FORWARDED,
+                part("for=\"10.0.0.1:4242\";host=cart.shop.svc, for=x"),
+            ),
+            (
+                TRACEPARENT,
+                part("00-123456789abcdef0123456789abcdef0-123456789abcdef1-00"),
+            ),
+            (
+                BAGGAGE,
+                part("k8s.cluster.name=c,k8s.namespace.name=shop,service.name=x"),
+            ),
+        ];
+        let uri = Uri::builder().authority(authority.as_slice()).build();
+        let mut request = Request::connect(uri.ok()?).body(()).ok()?;
+        for (name, value) in headers {
+            let value = HeaderValue::from_bytes(&value).ok()?;
+            let _before = request.headers_mut().insert(name, value);
+        }
+        Some(request)
+    }
+
+    #[test]
+    fn whatever_a_peer_says_its_address_is_its_own() {
+        let mut noise = Noise::new(3);
+        let peer: IpAddr = "10.0.0.1".parse().unwrap();
+        let (mut understood, mut refused) = (0, 0);
+        for _ in 0..20_000 {
+            let Some(request) = noisy(&mut noise) else {
+                continue;
+            };
+            match read(&request, peer) {
+                Ok(asked) => {
+                    understood += 1;
+                    assert_eq!(asked.client.0.ip(), peer);
+                    assert_eq!(asked.to, crate::model::canonical(asked.to));
+                    assert_ne!(asked.id, Some(ConnectionId(0)));
+                }
+                Err(_reason) => refused += 1,
+            }
+        }
+        assert!(
+            understood > 1000 && refused > 1000,
+            "{understood}, {refused}"
+        );
+    }
+
+    #[test]
+    fn an_answers_reason_is_fit_for_a_terminal() {
+        let mut noise = Noise::new(4);
+        for _ in 0..20_000 {
+            let Ok(value) = HeaderValue::from_bytes(&noise.bytes(160)) else {
+                continue;
+            };
+            let mut response = answer(StatusCode::UNAUTHORIZED, None);
+            let _before = response.headers_mut().insert(REASON, value);
+            if let Err(TunnelError::Denied(Some(why))) = taken(&response) {
+                assert!(why.len() <= 128 && why.is_ascii(), "{why}");
+                assert!(!why.contains(|c: char| c.is_control()), "{why:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn baggage_has_its_four_members_or_is_not_sent() {
+        let mut noise = Noise::new(5);
+        let mut pod = crate::state::fixtures::pod("shop/web", &["10.0.0.1"]);
+        let mut sent = 0;
+        for _ in 0..2000 {
+            let mut name = b"web-frontend.v2".to_vec();
+            noise.spoil(&mut name);
+            pod.workload = String::from_utf8_lossy(&name).into_owned().as_str().into();
+            let Some(value) = baggage("Kubernetes", &pod) else {
+                continue;
+            };
+            sent += 1;
+            let text = value.to_str().unwrap();
+            assert_eq!(text.matches([',', ';']).count(), 3, "{text}");
+            assert_eq!(text.matches('=').count(), 4, "{text}");
+        }
+        assert!(sent > 100, "the noise is too loud: {sent}");
     }
 }

@@ -165,6 +165,7 @@ fn read_address(bytes: &[u8]) -> Option<(SocketAddr, &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proxy::tests::noise::Noise;
 
     #[test]
     fn an_open_is_read_as_it_was_written() {
@@ -222,5 +223,39 @@ mod tests {
         ] {
             assert_eq!(read_header(bad), None, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn of_any_bytes_only_what_could_have_been_written_is_read() {
+        let mut noise = Noise::new(2);
+        let (to, peer) = ("10.0.0.2:80".parse().unwrap(), "10.0.0.1:4242");
+        let client = ClientAddr(peer.parse().unwrap());
+        let mut read = 0;
+        for _ in 0..20_000 {
+            let mut bytes = match noise.one_of(&["any", "open", "status"]) {
+                "open" => open(ConnectionId(7), to, client),
+                "status" => status(Code::Denied, "no_rule_allows"),
+                _ => noise.bytes(CONTROL + HEADER),
+            };
+            noise.spoil(&mut bytes);
+            let Some((head, body)) = bytes.split_first_chunk() else {
+                continue;
+            };
+            if let Some((kind, length)) = read_header(*head) {
+                assert_eq!(header(kind, length), *head);
+            }
+            if let Some(asked) = read_open(body, client.0.ip()) {
+                read += 1;
+                assert_eq!(asked.client.0.ip(), client.0.ip());
+                let id = asked.id.unwrap_or(ConnectionId(0));
+                let again = open(id, asked.to, asked.client);
+                assert_eq!(read_open(&again[HEADER..], client.0.ip()), Some(asked));
+            }
+            if let Some((_code, reason)) = read_status(body) {
+                assert!(reason.len() <= 128, "{reason}");
+                assert!(!reason.contains(|c: char| c.is_control()), "{reason:?}");
+            }
+        }
+        assert!(read > 1000, "the noise is too loud: {read}");
     }
 }
