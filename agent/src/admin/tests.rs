@@ -119,9 +119,11 @@ fn snapshot() -> Snapshot {
     let service = Service {
         name: NamespacedName::new("bank", "ledger"),
         cluster_ips: vec!["10.96.0.7".parse().unwrap()],
+        external_ips: vec![],
         ports: vec![ServicePort {
             name: "".into(),
             port: 80,
+            node_port: None,
             target: crate::state::TargetPort::Number(80),
             app_protocol: None,
         }],

@@ -32,7 +32,10 @@ impl Table {
         let client = target::source(self, source)?;
         let target = target::destination(self, &client.name.namespace, destination)?;
         let resolved = match &target {
-            Target::Service(service, port) => self.resolve_service(service, *port, None),
+            Target::Service(service, port) => {
+                let found = format!("Service {} by name", service.name);
+                self.resolve_service(service, *port, None, found)
+            }
             Target::Pod(pod, port) => self.resolve_pod(pod, *port),
             Target::Address(address) => self.resolve_address(*address),
         };
@@ -57,7 +60,28 @@ impl Table {
     fn resolve_address(&self, address: SocketAddr) -> Resolved {
         let ip = address.ip();
         if let Some(service) = self.snapshot().services_by_ip.get(&ip) {
-            return self.resolve_service(service, address.port(), Some(ip));
+            let found = format!("{ip} is a cluster address of Service {}", service.name);
+            return self.resolve_service(service, address.port(), Some(ip), found);
+        }
+        match self.exposed(address) {
+            Ok(Some((service, port))) => {
+                let found = format!(
+                    "{address} is where Service {} is reached from outside the cluster",
+                    service.name
+                );
+                return self.resolve_service(service, port.port, Some(ip), found);
+            }
+            Err(several) => {
+                let names: Vec<String> = several.iter().map(ToString::to_string).collect();
+                let names = names.join(" and ");
+                return Resolved {
+                    service: None,
+                    steps: vec![format!("{address} is claimed by Services {names}")],
+                    candidates: Vec::new(),
+                    unavailable: Some("address_contested"),
+                };
+            }
+            Ok(None) => {}
         }
         let candidate = self.candidate(address, true, &address.ip());
         let step = match (&candidate.pod, candidate.skipped.is_empty()) {
@@ -86,11 +110,14 @@ impl Table {
         }
     }
 
-    fn resolve_service(&self, service: &Service, port: u16, dialled: Option<IpAddr>) -> Resolved {
-        let mut steps = vec![match dialled {
-            Some(ip) => format!("{ip} is a cluster address of Service {}", service.name),
-            None => format!("Service {} by name", service.name),
-        }];
+    fn resolve_service(
+        &self,
+        service: &Service,
+        port: u16,
+        dialled: Option<IpAddr>,
+        found: String,
+    ) -> Resolved {
+        let mut steps = vec![found];
         let resolved = |steps, candidates, unavailable| Resolved {
             service: Some(service.name.clone()),
             steps,

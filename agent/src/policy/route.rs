@@ -65,26 +65,61 @@ impl Table {
         let address = canonical(dst.0);
         let snapshot = self.snapshot();
         if let Some(service) = snapshot.services_by_ip.get(&address.ip()) {
-            return self.route_service(service, address, random);
+            return match service_port(service, address.port()) {
+                Some(port) => self.route_service((service, port), address.ip(), random),
+                None => Route::Unavailable {
+                    reason: UnavailableReason::UnknownPort,
+                    service: Some(service.name.clone()),
+                },
+            };
         }
-        self.route_address(address, None)
+        match self.exposed(address) {
+            Ok(Some((service, port))) => self.route_service((service, port), address.ip(), random),
+            Ok(None) => self.route_address(address, None),
+            Err(_contested) => Route::Unavailable {
+                reason: UnavailableReason::AddressContested,
+                service: None,
+            },
+        }
     }
 
-    fn route_service(&self, service: &Arc<Service>, dialled: SocketAddr, random: u64) -> Route {
-        let unavailable = |reason| Route::Unavailable {
-            reason,
-            service: Some(service.name.clone()),
-        };
-        let Some(port) = service_port(service, dialled.port()) else {
-            return unavailable(UnavailableReason::UnknownPort);
-        };
-        let candidates = self.candidates(service, port, dialled.ip());
-        match choose(candidates, random) {
+    /// The Service that is reached at an external address or a node port, and its port. The
+    /// error: those that contest it.
+    pub(super) fn exposed(
+        &self,
+        address: SocketAddr,
+    ) -> Result<Option<(&Arc<Service>, &ServicePort)>, &[NamespacedName]> {
+        let snapshot = self.snapshot();
+        let ip = address.ip();
+        // Whoever has the address as its own comes first: a Service may claim any.
+        if self.pod_by_ip(ip).is_some() || snapshot.contested.contains_key(&ip) {
+            return Ok(None);
+        }
+        match snapshot.exposed_at(address) {
+            None | Some((_, [])) => Ok(None),
+            Some((exposed, [name])) => {
+                let service = snapshot.services.get(name);
+                Ok(service.and_then(|service| Some((service, exposed.port(service)?))))
+            }
+            Some((_, several)) => Err(several),
+        }
+    }
+
+    fn route_service(
+        &self,
+        (service, port): (&Service, &ServicePort),
+        dialled: IpAddr,
+        random: u64,
+    ) -> Route {
+        match choose(self.candidates(service, port, dialled), random) {
             Some(endpoint) => {
                 let address = SocketAddr::new(endpoint.ip, endpoint.port);
                 self.route_address(address, Some(service.name.clone()))
             }
-            None => unavailable(UnavailableReason::NoEndpoints),
+            None => Route::Unavailable {
+                reason: UnavailableReason::NoEndpoints,
+                service: Some(service.name.clone()),
+            },
         }
     }
 

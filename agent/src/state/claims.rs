@@ -160,6 +160,9 @@ impl Writer {
             Some(service) => self.snapshot.services_by_ip.insert(ip, Arc::clone(service)),
             None => self.snapshot.services_by_ip.remove(&ip),
         };
+        let is_host = |claimant: &Claimant| matches!(claimant, Claimant::HostPod(_));
+        let is_node = owner.is_none() && contested.is_empty() && claimants.iter().any(is_host);
+        self.note_node_address(ip, is_node);
         self.settle_contest(ip, &contested);
         let told_by_the_index = owner.is_some() && claimants.len() == 1;
         if !told_by_the_index && !claimants.is_empty() {

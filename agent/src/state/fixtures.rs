@@ -69,6 +69,7 @@ pub(crate) fn service(text: &str, cluster_ip: &str) -> Service {
         } else {
             vec![ip(cluster_ip)]
         },
+        external_ips: Vec::new(),
         ports: vec![
             port("http", 80, TargetPort::Name("http".into())),
             port("admin", 90, TargetPort::Number(9090)),
@@ -83,6 +84,7 @@ pub(crate) fn port(name: &str, port: u16, target: TargetPort) -> ServicePort {
     ServicePort {
         name: name.into(),
         port,
+        node_port: None,
         target,
         app_protocol: None,
     }

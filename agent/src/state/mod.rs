@@ -9,6 +9,7 @@ mod claims;
 mod derive;
 mod dict;
 mod endpoints;
+mod exposed;
 mod intern;
 mod objects;
 mod problems;
@@ -23,6 +24,7 @@ mod tests;
 
 pub use change::{Change, Object, ObjectKey, ObjectKind, Origin};
 pub use dict::Dict;
+pub use exposed::Exposed;
 pub use objects::{
     Action, AuthorizationPolicy, Endpoint, EndpointSlice, From, MeshPolicy, MtlsMode, Namespace,
     Pod, PodPhase, PolicyScope, Problem, Rule, Selector, Service, ServicePort, StringMatch,

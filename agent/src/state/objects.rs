@@ -85,6 +85,8 @@ pub struct Service {
     pub name: NamespacedName,
     /// `spec.clusterIPs`; empty for a headless Service.
     pub cluster_ips: Vec<IpAddr>,
+    /// `spec.externalIPs` and the addresses of `status.loadBalancer`.
+    pub external_ips: Vec<IpAddr>,
     /// `spec.ports`, TCP only.
     pub ports: Vec<ServicePort>,
     /// `spec.selector`; empty where its EndpointSlices are written by hand.
@@ -100,6 +102,8 @@ pub struct ServicePort {
     pub name: Arc<str>,
     /// `port`.
     pub port: u16,
+    /// `nodePort`, where every node has one for it.
+    pub node_port: Option<u16>,
     /// `targetPort`.
     pub target: TargetPort,
     /// `appProtocol`.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use imbl::OrdSet;
 
 use super::change::ObjectKey;
+use super::exposed::Exposed;
 use super::objects::Problem;
 
 /// Who reported a set of problems.
@@ -16,6 +17,8 @@ pub(super) enum Owner {
     Source(Arc<str>),
     /// The writer, of an address that several objects claim.
     Address(IpAddr),
+    /// The writer, of an address beside those of the cluster that several Services claim.
+    Exposed(Exposed),
     /// The writer, of a policy whose targets don't exist.
     Targets(ObjectKey),
 }

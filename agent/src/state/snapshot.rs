@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use imbl::{HashMap, OrdMap, OrdSet};
+use imbl::{HashMap, HashSet, OrdMap, OrdSet};
 
+use super::exposed::Exposed;
 use super::objects::{AuthorizationPolicy, Endpoint, MeshPolicy, Namespace, Pod, Problem, Service};
 use crate::model::{NamespacedName, NodeName};
 
@@ -26,6 +27,11 @@ pub struct Snapshot {
     pub services: OrdMap<NamespacedName, Arc<Service>>,
     /// Index: the Service that owns a cluster address.
     pub services_by_ip: HashMap<IpAddr, Arc<Service>>,
+    /// Index: the Services that are reached at an address that is not theirs alone.
+    pub exposed: HashMap<Exposed, Arc<[NamespacedName]>>,
+    /// Index: addresses at which pods of a node's own network are, and nothing else: the
+    /// nodes' own. The node agents of a cluster are such pods, so that every node has one.
+    pub node_addresses: HashSet<IpAddr>,
     /// Index: addresses that more than one object claims, and which. Nobody owns
     /// them, and nothing may be sent there.
     pub contested: HashMap<IpAddr, Arc<[NamespacedName]>>,

@@ -295,6 +295,75 @@ fn publish_not_ready_addresses_makes_them_ready() {
     world.check_endpoints("shop/web", 80, &["10.0.0.1:8080"]);
 }
 
+/// Reached at 203.0.113.7 and, for its first port, at port 30080 of every node.
+fn exposed(text: &str) -> Service {
+    let mut exposed = service(text, "");
+    exposed.external_ips = vec![ip("203.0.113.7")];
+    exposed.ports[0].node_port = Some(30_080);
+    exposed
+}
+
+#[track_caller]
+fn check_exposed(world: &mut World, address: &str, expected: &[&str]) {
+    let snapshot = world.0.publish();
+    let snapshot = snapshot.unwrap_or_else(|| world.0.snapshot.clone());
+    let found = snapshot.exposed_at(address.parse().unwrap());
+    let names: Vec<String> = found
+        .iter()
+        .flat_map(|(_, names)| names.iter().map(ToString::to_string))
+        .collect();
+    assert_eq!(names, expected, "{address}");
+}
+
+#[test]
+fn services_are_reached_from_outside_the_cluster_too() {
+    let host = Pod {
+        host_network: true,
+        ..pod("kube-system/agent", &["192.0.2.1"])
+    };
+    let mut world = World::new([Object::Service(exposed("shop/web")), Object::Pod(host)]);
+    check_exposed(&mut world, "203.0.113.7:80", &["shop/web"]);
+    check_exposed(&mut world, "203.0.113.7:90", &["shop/web"]);
+    check_exposed(&mut world, "203.0.113.7:8080", &[]);
+    check_exposed(&mut world, "192.0.2.1:30080", &["shop/web"]);
+    check_exposed(&mut world, "192.0.2.1:80", &[]);
+    check_exposed(&mut world, "192.0.2.9:30080", &[]);
+    let mut changed = exposed("shop/web");
+    changed.external_ips.clear();
+    changed.ports[0].node_port = Some(30_081);
+    world.put(Object::Service(changed));
+    check_exposed(&mut world, "203.0.113.7:80", &[]);
+    check_exposed(&mut world, "192.0.2.1:30080", &[]);
+    check_exposed(&mut world, "192.0.2.1:30081", &["shop/web"]);
+    world.remove(ObjectKind::Pod, "kube-system/agent");
+    check_exposed(&mut world, "192.0.2.1:30081", &[]);
+    world.remove(ObjectKind::Service, "shop/web");
+    assert!(world.now().exposed.is_empty());
+}
+
+#[test]
+fn what_several_services_claim_outside_is_reported() {
+    let (one, other) = (exposed("shop/web"), exposed("other/web"));
+    let mut world = World::new([Object::Service(one), Object::Service(other)]);
+    check_exposed(&mut world, "203.0.113.7:80", &["other/web", "shop/web"]);
+    let problems = world.0.snapshot.problems.clone();
+    let told = |problem: &Problem| problem.object == "shop/web";
+    let fields: Vec<_> = problems.iter().filter(|it| told(it)).collect();
+    assert!(
+        fields.iter().any(|it| it.field == "spec.externalIPs"),
+        "{fields:?}"
+    );
+    assert!(
+        fields.iter().any(|it| it
+            .message
+            .contains("node port 30080 is claimed by Service other/web")),
+        "{fields:?}"
+    );
+    world.remove(ObjectKind::Service, "other/web");
+    check_exposed(&mut world, "203.0.113.7:80", &["shop/web"]);
+    assert!(world.0.snapshot.problems.is_empty());
+}
+
 #[test]
 fn pods_in_the_nodes_network_share_an_address() {
     let host = |text| Pod {

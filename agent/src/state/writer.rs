@@ -234,6 +234,12 @@ impl Writer {
             let claims = new.as_ref().is_some_and(|new| new.cluster_ips.contains(ip));
             self.claim_one(*ip, Claimant::Service(name.clone()), claims);
         }
+        if let Some(old) = &old {
+            self.expose(old, false);
+        }
+        if let Some(new) = &new {
+            self.expose(new, true);
+        }
         for port in versions().flat_map(|service| &service.ports) {
             self.snapshot.endpoints.remove(&(name.clone(), port.port));
         }

@@ -18,6 +18,7 @@ mod peer;
 mod policies;
 mod probes;
 mod redirect;
+mod services;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -140,6 +141,7 @@ fn main() -> ExitCode {
         hbone::TESTS,
         policies::TESTS,
         probes::TESTS,
+        services::TESTS,
     ];
     tests.extend(redirect::TESTS);
     tests.extend(cluster::TESTS);

@@ -152,6 +152,7 @@ pub(super) struct Service<'a> {
     #[serde(borrow)]
     pub(super) metadata: Option<Metadata<'a>>,
     pub(super) spec: Option<ServiceSpec<'a>>,
+    pub(super) status: Option<ServiceStatus<'a>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -163,9 +164,32 @@ pub(super) struct ServiceSpec<'a> {
     pub(super) cluster_ip: Option<Text<'a>>,
     #[serde(rename = "clusterIPs")]
     pub(super) cluster_ips: Option<Vec<Text<'a>>>,
+    #[serde(rename = "externalIPs")]
+    pub(super) external_ips: Option<Vec<Text<'a>>>,
     pub(super) ports: Option<Vec<ServicePort<'a>>>,
     pub(super) selector: Option<Labels<'a>>,
     pub(super) publish_not_ready_addresses: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ServiceStatus<'a> {
+    #[serde(borrow)]
+    pub(super) load_balancer: Option<LoadBalancer<'a>>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct LoadBalancer<'a> {
+    #[serde(borrow)]
+    pub(super) ingress: Option<Vec<Ingress<'a>>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Ingress<'a> {
+    #[serde(borrow)]
+    pub(super) ip: Option<Text<'a>>,
+    pub(super) ip_mode: Option<Text<'a>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -176,6 +200,7 @@ pub(super) struct ServicePort<'a> {
     pub(super) protocol: Option<Text<'a>>,
     pub(super) port: Option<i32>,
     pub(super) target_port: Option<NumberOrName<'a>>,
+    pub(super) node_port: Option<i32>,
     pub(super) app_protocol: Option<Text<'a>>,
 }
 

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::lean::{self, NumberOrName, ServiceSpec, label};
+use super::lean::{self, NumberOrName, ServiceSpec, ServiceStatus, label};
 use super::pod::{address, distinct};
 use super::{FieldPath, FieldProblem, Outcome, problem};
 use crate::model::NamespacedName;
@@ -28,14 +28,18 @@ pub(super) fn convert(
                 .ok()
         })
         .collect();
-    let cluster_ips = match spec.kind.as_deref() {
-        Some("ExternalName") => Vec::new(),
-        _ => cluster_ips(&spec, &mut problems),
+    let (cluster_ips, external_ips) = match spec.kind.as_deref() {
+        Some("ExternalName") => (Vec::new(), Vec::new()),
+        _ => (
+            cluster_ips(&spec, &mut problems),
+            external_ips(&spec, object.status.as_ref(), &mut problems),
+        ),
     };
     let selector = spec.selector.iter().flatten();
     let service = Service {
         name,
         cluster_ips,
+        external_ips,
         ports,
         selector: selector.map(|(key, value)| (&**key, &**value)).collect(),
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
@@ -59,6 +63,39 @@ fn cluster_ips(spec: &ServiceSpec<'_>, problems: &mut Vec<FieldProblem>) -> Vec<
     distinct(listed, problems)
 }
 
+/// What the owner gave it, and what a load balancer did; but for a load balancer that
+/// wants to see the connections itself.
+fn external_ips(
+    spec: &ServiceSpec<'_>,
+    status: Option<&ServiceStatus<'_>>,
+    problems: &mut Vec<FieldProblem>,
+) -> Vec<IpAddr> {
+    let given = spec.external_ips.iter().flatten().enumerate();
+    let given = given.map(|(index, ip)| {
+        let field = move || FieldPath::of(&["spec", "externalIPs"]).index(index);
+        (field, &**ip)
+    });
+    let mut ips = distinct(given, problems);
+    let balancer = status.and_then(|status| status.load_balancer.as_ref());
+    let ingress = balancer.and_then(|balancer| balancer.ingress.as_deref());
+    let ingress = ingress.unwrap_or_default().iter().enumerate();
+    let ingress = ingress
+        .filter(|(_, it)| it.ip_mode.as_deref() != Some("Proxy"))
+        .filter_map(|(index, it)| {
+            let field = move || {
+                let ingress = FieldPath::of(&["status", "loadBalancer", "ingress"]);
+                ingress.index(index).key("ip")
+            };
+            Some((field, it.ip.as_deref()?))
+        });
+    for ip in distinct(ingress, problems) {
+        if !ips.contains(&ip) {
+            ips.push(ip);
+        }
+    }
+    ips
+}
+
 fn service_port(
     port: &lean::ServicePort<'_>,
     field: impl Fn(&str) -> FieldPath,
@@ -71,7 +108,12 @@ fn service_port(
         }
         Some(NumberOrName::Name(name)) => TargetPort::Name((**name).into()),
     };
+    let node_port = match port.node_port {
+        None | Some(0) => None,
+        Some(given) => Some(self::number(given, || field("nodePort"))?),
+    };
     Ok(ServicePort {
+        node_port,
         name: port.name.as_deref().unwrap_or_default().into(),
         port: number,
         target,

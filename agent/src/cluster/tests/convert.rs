@@ -271,6 +271,25 @@ fn services() {
 }
 
 #[test]
+fn services_are_exposed() {
+    let service = the_service(
+        "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec:\n  \
+         type: LoadBalancer\n  clusterIP: 10.96.0.1\n  externalIPs: [203.0.113.7]\n  ports:\n  \
+         - {port: 80, nodePort: 30080}\n  - {port: 81, name: plain, nodePort: 0}\nstatus:\n  \
+         loadBalancer:\n    ingress:\n    - {ip: 203.0.113.8, ipMode: VIP}\n    - {ip: \
+         203.0.113.7}\n    - {hostname: lb.example}\n    - {ip: 203.0.113.9, ipMode: Proxy}\n",
+    );
+    let ips: Vec<String> = service
+        .external_ips
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(ips, ["203.0.113.7", "203.0.113.8"]);
+    let node_ports: Vec<_> = service.ports.iter().map(|port| port.node_port).collect();
+    assert_eq!(node_ports, [Some(30_080), None]);
+}
+
+#[test]
 fn services_without_addresses() {
     let service = |spec: &str| {
         format!("{{apiVersion: v1, kind: Service, metadata: {{name: s}}, spec: {{{spec}}}}}")

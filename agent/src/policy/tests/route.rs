@@ -88,6 +88,45 @@ fn a_service_leads_to_each_ready_endpoint() {
     assert_eq!(reached.collect::<BTreeSet<_>>().len(), 2);
 }
 
+/// With a Service that is reached at 203.0.113.7 and at port 30080 of the node 192.0.2.1.
+fn exposed() -> World {
+    let mut world = world();
+    let mut exposed = service("shop/web", "10.96.0.1");
+    exposed.external_ips = vec![ip("203.0.113.7"), ip("10.0.0.2")];
+    exposed.ports[0].node_port = Some(30_080);
+    world.put(Object::Service(exposed));
+    world.put(Object::Pod(Pod {
+        host_network: true,
+        ..pod("kube-system/agent", &["192.0.2.1"])
+    }));
+    world
+}
+
+#[test]
+fn a_service_is_the_same_from_outside() {
+    let snapshot = exposed().now();
+    for dialled in ["203.0.113.7:80", "192.0.2.1:30080"] {
+        let expected = "pod shop/a 10.0.0.1:8080 via shop/web";
+        check(snapshot.clone(), dialled, 0, expected);
+    }
+    // Other ports there, and other nodes, are none of its business.
+    for dialled in ["203.0.113.7:8080", "192.0.2.1:80", "192.0.2.9:30080"] {
+        let expected = format!("passthrough {dialled}");
+        check(snapshot.clone(), dialled, 0, &expected);
+    }
+    // What is a pod's own is not a Service's, whatever that says.
+    check(snapshot, "10.0.0.2:80", 0, "pod shop/b 10.0.0.2:80");
+}
+
+#[test]
+fn what_two_services_claim_outside_leads_nowhere() {
+    let mut world = exposed();
+    let mut other = service("other/web", "");
+    other.external_ips = vec![ip("203.0.113.7")];
+    world.put(Object::Service(other));
+    check(world.now(), "203.0.113.7:80", 0, "address_contested");
+}
+
 #[test]
 fn endpoints_are_of_the_family_that_was_dialled() {
     let snapshot = world().now();
