@@ -125,7 +125,8 @@ impl Table {
                 Some(pod) => {
                     let new = self.compile_pod(pod);
                     if self.inbound.get(&name).is_none_or(|old| **old != new) {
-                        self.inbound.insert(name, Arc::new(new));
+                        let new = self.shared(&name, new);
+                        self.inbound.insert(name, new);
                     }
                 }
                 None => {
@@ -133,6 +134,16 @@ impl Table {
                 }
             }
         }
+    }
+
+    /// The policy of the pod before or after it, where that is the same: mostly all
+    /// pods of a namespace have one, and would otherwise be most of a table.
+    fn shared(&self, pod: &NamespacedName, new: InboundPolicy) -> Arc<InboundPolicy> {
+        let before = self.inbound.get_prev(pod);
+        let after = self.inbound.get_next(pod);
+        let mut neighbours = before.into_iter().chain(after).map(|(_, policy)| policy);
+        let same = neighbours.find(|policy| ***policy == new);
+        same.map_or_else(|| Arc::new(new), Arc::clone)
     }
 
     fn compile_pod(&self, pod: &Pod) -> InboundPolicy {

@@ -22,11 +22,11 @@ pub struct Snapshot {
     /// Index: the running pod that owns an address. An address that two running
     /// pods claim belongs to none of them and is reported; unless one of them is being
     /// deleted.
-    pub pods_by_ip: HashMap<IpAddr, Arc<Pod>>,
+    pub pods_by_ip: OrdMap<IpAddr, Arc<Pod>>,
     /// By name.
     pub services: OrdMap<NamespacedName, Arc<Service>>,
     /// Index: the Service that owns a cluster address.
-    pub services_by_ip: HashMap<IpAddr, Arc<Service>>,
+    pub services_by_ip: OrdMap<IpAddr, Arc<Service>>,
     /// Index: the Services that are reached at an address that is not theirs alone.
     pub exposed: HashMap<Exposed, Arc<[NamespacedName]>>,
     /// Index: addresses at which pods of a node's own network are, and nothing else: the
@@ -34,7 +34,7 @@ pub struct Snapshot {
     pub node_addresses: HashSet<IpAddr>,
     /// Index: addresses that more than one object claims, and which. Nobody owns
     /// them, and nothing may be sent there.
-    pub contested: HashMap<IpAddr, Arc<[NamespacedName]>>,
+    pub contested: OrdMap<IpAddr, Arc<[NamespacedName]>>,
     /// Endpoints of each Service by the Service's port: ready ones first, then by
     /// address. A Service's port with no endpoint has an empty entry.
     pub endpoints: OrdMap<(NamespacedName, u16), Arc<[Endpoint]>>,

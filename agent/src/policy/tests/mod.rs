@@ -5,6 +5,7 @@ mod compile;
 mod explain;
 mod mtls;
 mod route;
+mod scale;
 
 use std::net::IpAddr;
 
