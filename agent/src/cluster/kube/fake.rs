@@ -182,7 +182,7 @@ impl Store {
             return (StatusCode::CREATED, answer(&body));
         }
         match *method {
-            Method::GET => match self.objects.get(path) {
+            Method::GET => match self.objects.get(path.trim_end_matches("/status")) {
                 Some(object) => (StatusCode::OK, object.clone()),
                 None => self.list(path),
             },

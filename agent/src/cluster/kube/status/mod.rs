@@ -256,7 +256,8 @@ impl Writer {
         let (namespace, name) = (&key.name.namespace, &key.name.name);
         let api: Api<DynamicObject> =
             Api::namespaced_with(self.client.clone(), namespace, &resource);
-        let object = within(REQUEST_TIMEOUT, api.get(name)).await?;
+        // The whole object, too; but it takes no more rights than to write it does.
+        let object = within(REQUEST_TIMEOUT, api.get_status(name)).await?;
         if object.metadata.generation != Some(verdict.generation) {
             return Err(Unsaid::Outdated);
         }
