@@ -141,12 +141,12 @@ fn ignored_in(file: &Arc<str>, content: &Content) -> Vec<Problem> {
     let Content::Text(text) = content else {
         return Vec::new();
     };
-    let mut converter = Converter::new(trust_domain(), NetnsFrom::Annotation);
+    let mut conversion = Converter::new(trust_domain(), NetnsFrom::Annotation);
     let documents = manifest::documents(text, files::format(file)).into_iter();
     let objects = documents.flat_map(|document| document.objects().unwrap_or_default());
     objects
         .filter_map(|raw| {
-            let converted = converter.value(&raw.value);
+            let converted = conversion.value(&raw.value);
             let ignored = converted.key.is_none() && converted.problems.is_empty();
             ignored.then(|| Problem {
                 file: file.to_string(),

@@ -24,44 +24,7 @@ use super::status::PolicyStatus;
     doc = "Who may reach the workloads that it selects. DENY goes before ALLOW; an ALLOW that \
            selects a workload makes it refuse whatever no ALLOW permits. A policy that is not \
            understood in full denies everything that it selects, and its condition Accepted \
-           says why.",
-    printcolumn(
-        name = "Action",
-        type_ = "string",
-        json_path = ".status.effect",
-        description = "What it does where it matches"
-    ),
-    printcolumn(
-        name = "Target",
-        type_ = "string",
-        json_path = ".status.target",
-        description = "What it selects"
-    ),
-    printcolumn(
-        name = "Accepted",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Accepted\")].status",
-        description = "It is understood, and in force as written"
-    ),
-    printcolumn(
-        name = "Reason",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Accepted\")].reason",
-        description = "Why it is accepted or not"
-    ),
-    printcolumn(
-        name = "Message",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Accepted\")].message",
-        description = "What is wrong with it, or what it means",
-        priority = 1
-    ),
-    printcolumn(
-        name = "Age",
-        type_ = "date",
-        json_path = ".metadata.creationTimestamp",
-        description = "When it was created"
-    )
+           says why."
 )]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = schema::ONE_SELECTION.rule()))]
@@ -145,7 +108,8 @@ pub struct Source {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::names")]
     pub not_namespaces: Option<Vec<String>>,
-    /// Addresses of the client: single ones, or blocks such as 10.0.0.0/8 or fd00::/8.
+    /// Addresses of the client: single ones, or blocks such as `10.0.0.0/8` or
+    /// `fd00::/8`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::blocks")]
     pub ip_blocks: Option<Vec<String>>,

@@ -25,44 +25,7 @@ use super::status::PolicyStatus;
     doc = "How the workloads that it selects take part in the mesh. Of several that select a \
            workload the narrowest counts: by pods or Services, by namespace, for the mesh. A \
            policy that is not understood in full makes STRICT what it selects, and its condition \
-           Accepted says why.",
-    printcolumn(
-        name = "mTLS",
-        type_ = "string",
-        json_path = ".status.effect",
-        description = "What it demands of connections"
-    ),
-    printcolumn(
-        name = "Target",
-        type_ = "string",
-        json_path = ".status.target",
-        description = "What it selects"
-    ),
-    printcolumn(
-        name = "Accepted",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Accepted\")].status",
-        description = "It is understood, and in force as written"
-    ),
-    printcolumn(
-        name = "Reason",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Accepted\")].reason",
-        description = "Why it is accepted or not"
-    ),
-    printcolumn(
-        name = "Message",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Accepted\")].message",
-        description = "What is wrong with it, or what it means",
-        priority = 1
-    ),
-    printcolumn(
-        name = "Age",
-        type_ = "date",
-        json_path = ".metadata.creationTimestamp",
-        description = "When it was created"
-    )
+           Accepted says why."
 )]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = schema::ONE_SELECTION.rule()))]

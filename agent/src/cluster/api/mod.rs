@@ -12,6 +12,7 @@
 //! finds them, the policy denies what it selects, and its status says why.
 
 mod authorization_policy;
+mod columns;
 mod mesh_policy;
 mod schema;
 mod selection;
@@ -30,8 +31,10 @@ use kube::CustomResourceExt as _;
 
 /// The definition of every kind, as the API server takes it.
 pub fn definitions() -> Vec<apiextensions::CustomResourceDefinition> {
-    [AuthorizationPolicy::crd(), MeshPolicy::crd()]
-        .into_iter()
-        .map(schema::finish)
-        .collect()
+    let authorization = schema::finish(AuthorizationPolicy::crd());
+    let mesh = schema::finish(MeshPolicy::crd());
+    vec![
+        columns::add(authorization, "Action", "What it does where it matches"),
+        columns::add(mesh, "mTLS", "What it demands of connections"),
+    ]
 }

@@ -13,8 +13,8 @@ pub struct PolicyStatus {
     /// What it selects, in a word or two.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub target: String,
-    /// Accepted: it is understood and in force as written. ResolvedRefs: every Service of
-    /// targetRefs exists; not there for a policy without any.
+    /// `Accepted`: it is understood and in force as written. `ResolvedRefs`: every Service of
+    /// `targetRefs` exists; not there for a policy without any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend(
         "x-kubernetes-list-type" = "map",
@@ -27,7 +27,7 @@ pub struct PolicyStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
-    /// What is stated: Accepted or ResolvedRefs.
+    /// What is stated: `Accepted` or `ResolvedRefs`.
     #[serde(rename = "type")]
     #[schemars(length(min = 1, max = 316))]
     pub kind: String,

@@ -169,11 +169,11 @@ fn found_later(kind: &str, spec: Value) {
     assert_ne!(problems(&object), Vec::<String>::new(), "{object}");
 }
 
-fn from(source: Value) -> Value {
+fn from(source: &Value) -> Value {
     json!({"rules": [{"from": [{"source": source}]}]})
 }
 
-fn to(operation: Value) -> Value {
+fn to(operation: &Value) -> Value {
     json!({"rules": [{"to": [{"operation": operation}]}]})
 }
 
@@ -203,20 +203,20 @@ fn what_both_take() {
     ];
     taken(
         kind,
-        from(json!({"principals": principals, "notPrincipals": ["spiffe://*"]})),
+        from(&json!({"principals": principals, "notPrincipals": ["spiffe://*"]})),
     );
     taken(
         kind,
-        from(json!({"namespaces": ["a", "b*", "*c", "*"], "notNamespaces": ["d"]})),
+        from(&json!({"namespaces": ["a", "b*", "*c", "*"], "notNamespaces": ["d"]})),
     );
     let blocks = ["10.0.0.0/8", "10.1.2.3", "fd00::/8", "::ffff:10.0.0.0/104"];
     taken(
         kind,
-        from(json!({"ipBlocks": blocks, "notIpBlocks": ["::1"]})),
+        from(&json!({"ipBlocks": blocks, "notIpBlocks": ["::1"]})),
     );
     taken(
         kind,
-        to(json!({"ports": [1, "80", 65535, "65535", "9999", "64000"], "notPorts": ["1"]})),
+        to(&json!({"ports": [1, "80", 65535, "65535", "9999", "64000"], "notPorts": ["1"]})),
     );
     let kind = "MeshPolicy";
     taken(kind, Value::Null);
@@ -255,8 +255,8 @@ fn what_both_refuse() {
     refused(kind, json!({"rules": {}}));
     refused(kind, json!({"rules": [{"from": []}]}));
     refused(kind, json!({"rules": [{"from": [{}]}]}));
-    refused(kind, from(json!({})));
-    refused(kind, to(json!({})));
+    refused(kind, from(&json!({})));
+    refused(kind, to(&json!({})));
     for principal in [
         "",
         "spiffe://",
@@ -266,8 +266,8 @@ fn what_both_refuse() {
         "cluster.local/ns/a",
         "x/ns/a/sa/b/",
     ] {
-        refused(kind, from(json!({"principals": [principal]})));
-        refused(kind, from(json!({"notPrincipals": [principal]})));
+        refused(kind, from(&json!({"principals": [principal]})));
+        refused(kind, from(&json!({"notPrincipals": [principal]})));
     }
     for namespace in [
         json!([]),
@@ -276,12 +276,12 @@ fn what_both_refuse() {
         json!(["**"]),
         json!([1]),
     ] {
-        refused(kind, from(json!({"namespaces": namespace})));
-        refused(kind, from(json!({"notNamespaces": namespace})));
+        refused(kind, from(&json!({"namespaces": namespace})));
+        refused(kind, from(&json!({"notNamespaces": namespace})));
     }
     for block in [json!([]), json!(["web"]), json!(["10.0.0.0/"]), json!([1])] {
-        refused(kind, from(json!({"ipBlocks": block})));
-        refused(kind, from(json!({"notIpBlocks": block})));
+        refused(kind, from(&json!({"ipBlocks": block})));
+        refused(kind, from(&json!({"notIpBlocks": block})));
     }
     for port in [
         json!(0),
@@ -293,8 +293,8 @@ fn what_both_refuse() {
         json!("+1"),
         json!("http"),
     ] {
-        refused(kind, to(json!({"ports": [port]})));
-        refused(kind, to(json!({"notPorts": [port]})));
+        refused(kind, to(&json!({"ports": [port]})));
+        refused(kind, to(&json!({"notPorts": [port]})));
     }
     let kind = "MeshPolicy";
     refused(kind, json!({"mtls": {"mode": "DISABLE"}}));
@@ -309,11 +309,11 @@ fn what_both_refuse() {
 fn what_only_the_conversion_can_tell() {
     let kind = "AuthorizationPolicy";
     found_later(kind, json!({"dryrun": true}));
-    found_later(kind, from(json!({"principal": ["*"]})));
-    found_later(kind, to(json!({"methods": ["GET"]})));
+    found_later(kind, from(&json!({"principal": ["*"]})));
+    found_later(kind, to(&json!({"methods": ["GET"]})));
     found_later(kind, json!({"rules": [{"when": []}]}));
     found_later(kind, json!({"selector": {"matchExpressions": []}}));
-    found_later(kind, from(json!({"ipBlocks": ["10.0.0.0/33"]})));
+    found_later(kind, from(&json!({"ipBlocks": ["10.0.0.0/33"]})));
     let target = json!({"kind": "Service", "name": "web", "namespace": "bank"});
     found_later(kind, json!({"targetRefs": [target]}));
     found_later("MeshPolicy", json!({"tracing": {}}));
@@ -348,6 +348,6 @@ fn no_null_is_dropped() {
         caught(kind, json!({"selector": {"matchLabels": {"app": null}}}));
     }
     caught("AuthorizationPolicy", json!({"rules": [null]}));
-    caught("AuthorizationPolicy", from(json!({"principals": [null]})));
+    caught("AuthorizationPolicy", from(&json!({"principals": [null]})));
     caught("MeshPolicy", json!({"mtls": {"ports": {"80": null}}}));
 }

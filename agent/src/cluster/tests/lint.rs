@@ -64,7 +64,7 @@ fn files_and_directories_are_taken_together() {
     let path = one.path().to_owned();
     let missing = "Problem policy.yaml:1 AuthorizationPolicy shop/p spec.targetRefs[0].name: \
                    there is no Service shop/web";
-    check(&of(&[path.clone()]), "", &[missing]);
+    check(&of(std::slice::from_ref(&path)), "", &[missing]);
     check(&of(&[path.clone(), other.path().to_owned()]), "", &[]);
     check(
         &of(&[path.clone(), path.join("policy.yaml")]),

@@ -61,11 +61,17 @@ fn holds(keyword: &str, expected: &Value, schema: &Map<String, Value>, value: &V
     };
     let bound = || usize::try_from(expected.as_u64().unwrap()).unwrap();
     match keyword {
-        "description" | "title" | "format" | "items" | "properties" | "additionalProperties" => {
-            true
-        }
-        "x-kubernetes-preserve-unknown-fields" | "x-kubernetes-validations" => true,
-        "x-kubernetes-list-type" | "x-kubernetes-list-map-keys" | "nullable" => true,
+        "description"
+        | "title"
+        | "format"
+        | "items"
+        | "properties"
+        | "additionalProperties"
+        | "nullable"
+        | "x-kubernetes-list-map-keys"
+        | "x-kubernetes-list-type"
+        | "x-kubernetes-preserve-unknown-fields"
+        | "x-kubernetes-validations" => true,
         "x-kubernetes-int-or-string" => value.is_string() || value.is_i64() || value.is_u64(),
         "type" => match expected.as_str().unwrap() {
             "object" => value.is_object(),

@@ -3,7 +3,7 @@
 use crate::model::NodeName;
 use crate::state::{PodPhase, ROOT_NAMESPACE, Snapshot};
 
-/// The DaemonSet of the agents.
+/// The `DaemonSet` of the agents.
 const AGENTS: &str = "fairlead-agent";
 /// With one of them away for an upgrade there is still one that waits.
 const CANDIDATES: usize = 3;

@@ -232,16 +232,13 @@ impl Writer {
                     Err(ApiFailure::NotFound { .. }) => break,
                     page => page?,
                 };
-                for object in &page.items {
-                    let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
-                    let name = object.metadata.name.as_deref().unwrap_or_default();
-                    let name = NamespacedName::new(namespace, name);
-                    let key = ObjectKey { kind, name };
-                    let verdict = verdicts.get(&key);
-                    if let Some(verdict) = verdict.filter(|it| it.is_said_by(&status(object))) {
-                        said.insert(key, verdict.clone());
-                    }
-                }
+                let found = page.items.iter().filter_map(|object| {
+                    let key = key(kind, object);
+                    let verdict = verdicts.get(&key)?;
+                    let is_said = verdict.is_said_by(&status(object));
+                    is_said.then(|| (key, verdict.clone()))
+                });
+                said.extend(found);
                 match page.metadata.continue_.filter(|token| !token.is_empty()) {
                     Some(token) => params = params.continue_token(&token),
                     None => break,
@@ -314,6 +311,13 @@ fn resource(kind: ObjectKind) -> ApiResource {
         ObjectKind::MeshPolicy => api::MeshPolicy::api_resource(),
         _ => api::AuthorizationPolicy::api_resource(),
     }
+}
+
+fn key(kind: ObjectKind, object: &DynamicObject) -> ObjectKey {
+    let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
+    let name = object.metadata.name.as_deref().unwrap_or_default();
+    let name = NamespacedName::new(namespace, name);
+    ObjectKey { kind, name }
 }
 
 /// What an object's status says; nothing where that is not of the form that we write.

@@ -201,9 +201,10 @@ impl Verdict {
     /// The status that says this, where it was `current` so far.
     pub(super) fn status(&self, current: &PolicyStatus, now: Timestamp) -> PolicyStatus {
         let condition = |statement: &Statement| {
-            let status = match statement.holds {
-                true => ConditionStatus::True,
-                false => ConditionStatus::False,
+            let status = if statement.holds {
+                ConditionStatus::True
+            } else {
+                ConditionStatus::False
             };
             let mut current = current.conditions.iter();
             let same = current.find(|it| it.kind == statement.kind && it.status == status);
