@@ -9,6 +9,7 @@ mod applications;
 mod cluster;
 mod command_line;
 mod connections;
+mod deploy;
 mod envoy;
 mod faults;
 mod harness;
@@ -19,6 +20,7 @@ mod policies;
 mod probes;
 mod redirect;
 mod services;
+mod upgrade;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -135,6 +137,7 @@ fn main() -> ExitCode {
         applications::TESTS,
         command_line::TESTS,
         connections::TESTS,
+        deploy::TESTS,
         envoy::TESTS,
         faults::TESTS,
         harness::TESTS,
@@ -142,6 +145,7 @@ fn main() -> ExitCode {
         policies::TESTS,
         probes::TESTS,
         services::TESTS,
+        upgrade::TESTS,
     ];
     tests.extend(redirect::TESTS);
     tests.extend(cluster::TESTS);
