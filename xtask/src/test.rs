@@ -134,8 +134,12 @@ fn integration() -> Command {
 }
 
 /// What the integration binary has to know.
-fn environment() -> [(&'static str, PathBuf); 2] {
+fn environment() -> [(&'static str, PathBuf); 3] {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let tools = std::iter::once(workspace::tools());
+    let path = std::env::join_paths(tools.chain(std::env::split_paths(&path)));
     [
+        ("PATH", path.unwrap_or_default().into()),
         ("FAIRLEAD_BIN", workspace::agent()),
         ("FAIRLEAD_PYTHON", workspace::python_packages()),
     ]

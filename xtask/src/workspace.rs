@@ -21,6 +21,11 @@ pub(crate) fn agent() -> PathBuf {
     target().join("release/fairlead")
 }
 
+/// Programs of the tests that are no package of the system.
+pub(crate) fn tools() -> PathBuf {
+    target().join("tools")
+}
+
 /// Python packages of tests and demo, apart from those of the system.
 pub(crate) fn python_packages() -> PathBuf {
     target().join("python")

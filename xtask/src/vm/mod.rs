@@ -17,7 +17,7 @@ mod initramfs;
 mod kernel;
 mod machine;
 mod modules;
-mod tools;
+pub(crate) mod tools;
 
 use std::ffi::OsString;
 use std::fs;

@@ -45,7 +45,7 @@ fn missing() -> Vec<&'static str> {
 }
 
 /// The program on the PATH, or in root's usual directories.
-pub(super) fn program(name: &str) -> Option<PathBuf> {
+pub(crate) fn program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
         .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
@@ -58,7 +58,7 @@ fn static_busybox() -> Option<PathBuf> {
 }
 
 /// A dynamic executable names its loader (`PT_INTERP`) in its first page.
-fn is_static(path: &Path) -> Result<bool> {
+pub(crate) fn is_static(path: &Path) -> Result<bool> {
     let mut page = Vec::new();
     let _read: usize = File::open(path)?.take(4096).read_to_end(&mut page)?;
     Ok(!page.windows(6).any(|bytes| bytes == b"/ld-li"))

@@ -234,7 +234,7 @@ pub async fn may(
 
 /// Such as `v1.33.2`, and its major and minor number.
 pub async fn version(client: &Client) -> Result<(String, (u32, u32)), RequestError> {
-    let place = Place::new("v1", "Version", None, "");
+    let place = Place::new("v1", "Version", None, "of the API server");
     let request = Request::get("/version").body(Vec::new());
     let answer = send(client, "ask for", &place, request).await?;
     let number = |field: &str| {
