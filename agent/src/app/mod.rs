@@ -23,7 +23,7 @@ pub use crate::redirect::Scope;
 pub use args::{AgentArgs, KernelArgs, KubeArgs, LogArgs, LogFormat, SourceArg};
 pub use authority::run_ca;
 pub use ca_args::{AuthenticateArg, BundleArg, CaArgs, RootArg};
-pub use tools::{check, cleanup, lint};
+pub use tools::{check, cleanup, lint, stay};
 
 use std::sync::Arc;
 

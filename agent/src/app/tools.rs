@@ -1,10 +1,14 @@
 //! What the command line does without a running agent.
 
-use std::io;
-use std::path::Path;
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use anyhow::Context as _;
 
 use super::args::KernelArgs;
 use super::config::redirect_config;
+use super::tasks::StopSignals;
 use crate::admin::{self, KernelFeature};
 use crate::cluster::{self, Finding, LintOptions};
 use crate::model::NodeName;
@@ -51,5 +55,70 @@ pub fn cleanup(
             run_dir.display()
         );
     }
-    Ok(redirect::cleanup(bpffs, node.as_ref(), scope)?)
+    let mut done = redirect::cleanup(bpffs, node.as_ref(), scope)?;
+    if scope == Scope::All && done.remaining.is_empty() {
+        done.removed.extend(remove_run_dir(run_dir)?);
+    }
+    Ok(done)
+}
+
+/// Removes the sockets that ended agents left, and the directory where it has nothing else.
+fn remove_run_dir(run_dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(run_dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.with_context(|| format!("cannot read {}", run_dir.display()))?,
+    };
+    let mut removed = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_socket() {
+            fs::remove_file(entry.path())?;
+            removed.push(entry.path());
+        }
+    }
+    // What else is there is not the agent's, and stays.
+    if fs::remove_dir(run_dir).is_ok() {
+        removed.push(run_dir.to_owned());
+    }
+    Ok(removed)
+}
+
+/// Returns when the process is asked to end.
+pub fn stay() -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let _signal = StopSignals::listen()?.next().await;
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::net::UnixListener;
+
+    use super::remove_run_dir;
+
+    #[test]
+    fn sockets_go_and_with_the_last_the_directory() {
+        let parent = tempfile::tempdir().unwrap();
+        let run_dir = parent.path().join("fairlead");
+        assert_eq!(remove_run_dir(&run_dir).unwrap().len(), 0);
+        fs::create_dir(&run_dir).unwrap();
+        let socket = run_dir.join("agent.sock");
+        drop(UnixListener::bind(&socket).unwrap());
+        assert_eq!(remove_run_dir(&run_dir).unwrap(), [socket, run_dir.clone()]);
+        assert!(!run_dir.exists());
+    }
+
+    #[test]
+    fn what_is_somebody_elses_stays() {
+        let run_dir = tempfile::tempdir().unwrap();
+        let file = run_dir.path().join("notes");
+        fs::write(&file, "mine").unwrap();
+        assert_eq!(remove_run_dir(run_dir.path()).unwrap().len(), 0);
+        assert!(file.exists());
+    }
 }

@@ -40,6 +40,10 @@ pub(super) struct Command {
     /// Leave nodes alone on which an agent runs, instead of refusing.
     #[arg(long, env = "FAIRLEAD_DEAD_ONLY")]
     dead_only: bool,
+    /// Stay until asked to end where nothing remains: so that a pod which cleans up is
+    /// done, and not started again.
+    #[arg(long, env = "FAIRLEAD_STAY")]
+    stay: bool,
     #[command(flatten)]
     format: FormatFlag,
 }
@@ -73,6 +77,9 @@ impl Command {
         }
         printer.flush()?;
         let clean = done.remaining.is_empty();
+        if clean && self.stay {
+            app::stay()?;
+        }
         Ok(if clean {
             Outcome::Done
         } else {

@@ -26,14 +26,19 @@ pub(super) fn mount() -> Result<PathBuf, RedirectError> {
     })
 }
 
-/// The mount point of the first cgroup2 whose root is mounted.
+/// The mount point of cgroup2: of the first whose whole hierarchy is there, else of the
+/// first. A container has its own part of it, and where it was given one the machine's.
 fn find_mount(mountinfo: &str) -> Option<PathBuf> {
-    mountinfo.lines().find_map(|line| {
+    let mounts = mountinfo.lines().filter_map(|line| {
         let (fields, filesystem) = line.split_once(" - ")?;
         let mut fields = fields.split(' ').skip(3);
-        let (_root, point) = (fields.next()?, fields.next()?);
-        (filesystem.split(' ').next()? == "cgroup2").then(|| PathBuf::from(unescape(point)))
-    })
+        let (root, point) = (fields.next()?, fields.next()?);
+        let is_cgroup2 = filesystem.split(' ').next()? == "cgroup2";
+        is_cgroup2.then(|| (root == "/", PathBuf::from(unescape(point))))
+    });
+    let mounts: Vec<(bool, PathBuf)> = mounts.collect();
+    let whole = mounts.iter().find(|(whole, _)| *whole);
+    whole.or(mounts.first()).map(|(_, point)| point.clone())
 }
 
 /// Mount points have spaces and the like as octal escapes.
@@ -222,6 +227,16 @@ mod tests {
             Some(Path::new("/sys/fs/cgroup"))
         );
         assert_eq!(find_mount("30 24 0:26 / /proc rw - proc proc rw\n"), None);
+    }
+
+    #[test]
+    fn the_whole_hierarchy_goes_before_a_part_of_it() {
+        let part = "50 49 0:27 /kubepods.slice/p /sys/fs/cgroup ro - cgroup2 cgroup rw\n";
+        let whole = "60 49 0:27 / /host/sys/fs/cgroup ro - cgroup2 cgroup rw\n";
+        let found = find_mount(&format!("{part}{whole}"));
+        assert_eq!(found.as_deref(), Some(Path::new("/host/sys/fs/cgroup")));
+        let found = find_mount(part);
+        assert_eq!(found.as_deref(), Some(Path::new("/sys/fs/cgroup")));
     }
 
     #[test]
