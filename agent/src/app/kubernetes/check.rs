@@ -24,6 +24,73 @@ pub enum Outcome {
     Error,
 }
 
+/// A heading of the document that says what to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Topic {
+    ApiServer,
+    KubernetesVersion,
+    Rights,
+    Kernel,
+    Architecture,
+    ContainerRuntime,
+    OtherSystems,
+    Cilium,
+    OtherMeshes,
+    Kinds,
+    Authority,
+    Agents,
+    Roots,
+    NoAnswer,
+    NotReady,
+    Problems,
+    Versions,
+}
+
+impl Topic {
+    #[cfg(test)]
+    const ALL: [Self; 17] = [
+        Self::ApiServer,
+        Self::KubernetesVersion,
+        Self::Rights,
+        Self::Kernel,
+        Self::Architecture,
+        Self::ContainerRuntime,
+        Self::OtherSystems,
+        Self::Cilium,
+        Self::OtherMeshes,
+        Self::Kinds,
+        Self::Authority,
+        Self::Agents,
+        Self::Roots,
+        Self::NoAnswer,
+        Self::NotReady,
+        Self::Problems,
+        Self::Versions,
+    ];
+
+    const fn anchor(self) -> &'static str {
+        match self {
+            Self::ApiServer => "api-server",
+            Self::KubernetesVersion => "kubernetes-version",
+            Self::Rights => "rights",
+            Self::Kernel => "kernel",
+            Self::Architecture => "architecture",
+            Self::ContainerRuntime => "container-runtime",
+            Self::OtherSystems => "other-systems",
+            Self::Cilium => "cilium",
+            Self::OtherMeshes => "other-meshes",
+            Self::Kinds => "kinds",
+            Self::Authority => "authority",
+            Self::Agents => "agents",
+            Self::Roots => "roots",
+            Self::NoAnswer => "no-answer",
+            Self::NotReady => "not-ready",
+            Self::Problems => "problems",
+            Self::Versions => "versions",
+        }
+    }
+}
+
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
@@ -48,25 +115,25 @@ impl Finding {
         }
     }
 
-    pub(super) fn warning(name: &'static str, anchor: &str, detail: impl Into<String>) -> Self {
+    pub(super) fn warning(name: &'static str, topic: Topic, detail: impl Into<String>) -> Self {
         Self {
             name,
             outcome: Outcome::Warning,
             detail: detail.into(),
-            doc: Some(format!("{DOCUMENT}#{anchor}")),
+            doc: Some(format!("{DOCUMENT}#{}", topic.anchor())),
         }
     }
 
-    pub(super) fn error(name: &'static str, anchor: &str, detail: impl Into<String>) -> Self {
+    pub(super) fn error(name: &'static str, topic: Topic, detail: impl Into<String>) -> Self {
         Self {
             outcome: Outcome::Error,
-            ..Self::warning(name, anchor, detail)
+            ..Self::warning(name, topic, detail)
         }
     }
 
     /// Where the API server did not say.
     pub(super) fn unknown(name: &'static str, error: &RequestError) -> Self {
-        Self::warning(name, "rights", chain(error))
+        Self::warning(name, Topic::Rights, chain(error))
     }
 }
 
@@ -88,7 +155,11 @@ pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 pub async fn preflight(access: &Access) -> Vec<Finding> {
     match kube::client(access).await {
         Ok(client) => preflight_with(&client).await,
-        Err(error) => vec![Finding::error("API server", "api-server", chain(&error))],
+        Err(error) => vec![Finding::error(
+            "API server",
+            Topic::ApiServer,
+            chain(&error),
+        )],
     }
 }
 
@@ -111,10 +182,10 @@ pub(super) async fn preflight_with(client: &Client) -> Vec<Finding> {
 
 pub(super) async fn server(client: &Client) -> Finding {
     match kube::version(client).await {
-        Err(error) => Finding::error("API server", "api-server", chain(&error)),
+        Err(error) => Finding::error("API server", Topic::ApiServer, chain(&error)),
         Ok((name, number)) if number < KUBERNETES => Finding::error(
             "Kubernetes version",
-            "kubernetes-version",
+            Topic::KubernetesVersion,
             format!(
                 "{name}; {}.{} is the oldest that is supported",
                 KUBERNETES.0, KUBERNETES.1
@@ -153,7 +224,7 @@ async fn rights(client: &Client) -> Finding {
         return Finding::ok(NAME, "may install");
     }
     let detail = format!("may not {}", missing.join(", "));
-    Finding::error(NAME, "rights", detail)
+    Finding::error(NAME, Topic::Rights, detail)
 }
 
 async fn nodes(client: &Client) -> Vec<Finding> {
@@ -191,7 +262,7 @@ fn of_nodes(nodes: &[Value]) -> Vec<Finding> {
         Finding::ok("Kernels", format!("{} nodes of Linux", linux.len()))
     } else {
         let detail = format!("older than {}.{}: {old}", LINUX.0, LINUX.1);
-        Finding::error("Kernels", "kernel", detail)
+        Finding::error("Kernels", Topic::Kernel, detail)
     });
     let foreign = select(&|node| {
         let machine = info(node, "architecture");
@@ -203,7 +274,7 @@ fn of_nodes(nodes: &[Value]) -> Vec<Finding> {
     } else {
         Finding::error(
             "Architectures",
-            "architecture",
+            Topic::Architecture,
             format!("no image for {foreign}"),
         )
     });
@@ -217,12 +288,16 @@ fn of_nodes(nodes: &[Value]) -> Vec<Finding> {
         Finding::ok("Container runtimes", "known")
     } else {
         let detail = format!("running pods may not be found on {runtimes}");
-        Finding::warning("Container runtimes", "container-runtime", detail)
+        Finding::warning("Container runtimes", Topic::ContainerRuntime, detail)
     });
     if !others.is_empty() {
         let names: Vec<String> = others.iter().map(|node| name(node)).collect();
         let detail = format!("get no agent: {}", names.join(", "));
-        findings.push(Finding::warning("Other systems", "other-systems", detail));
+        findings.push(Finding::warning(
+            "Other systems",
+            Topic::OtherSystems,
+            detail,
+        ));
     }
     findings
 }
@@ -262,7 +337,7 @@ async fn network(client: &Client) -> Finding {
     if of("cilium") {
         let detail = "Cilium removes plugins of others from the CNI configuration unless it is \
                       installed with cni.exclusive=false";
-        return Finding::warning(NAME, "cilium", detail);
+        return Finding::warning(NAME, Topic::Cilium, detail);
     }
     if found.is_empty() {
         let detail = "none that is known by its DaemonSet; if the nodes keep CNI's files elsewhere \
@@ -307,13 +382,13 @@ fn of_namespaces(name: &'static str, namespaces: &[Value]) -> Finding {
         .collect();
     if !twice.is_empty() {
         let detail = format!("in two meshes at once: {}", twice.join(", "));
-        return Finding::error(name, "other-meshes", detail);
+        return Finding::error(name, Topic::OtherMeshes, detail);
     }
     if found.is_empty() {
         return Finding::ok(name, "none");
     }
     let detail = format!("{}; a namespace may be in one mesh only", found.join(", "));
-    Finding::warning(name, "other-meshes", detail)
+    Finding::warning(name, Topic::OtherMeshes, detail)
 }
 
 async fn gateway(client: &Client) -> Finding {
@@ -334,7 +409,7 @@ async fn gateway(client: &Client) -> Finding {
 async fn installation(client: &Client) -> Finding {
     const NAME: &str = "Fairlead";
     match live(client).await {
-        Err(error) => Finding::warning(NAME, "rights", format!("{error:#}")),
+        Err(error) => Finding::warning(NAME, Topic::Rights, format!("{error:#}")),
         Ok(None) => Finding::ok(NAME, "not installed yet"),
         Ok(Some(it)) => {
             let image = it.settings.image.unwrap_or_default();
@@ -347,7 +422,7 @@ async fn installation(client: &Client) -> Finding {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::{Outcome, numbers, of_namespaces, of_nodes};
+    use super::{Outcome, Topic, numbers, of_namespaces, of_nodes};
 
     fn node(name: &str, kernel: &str, architecture: &str, runtime: &str) -> Value {
         json!({
@@ -398,6 +473,21 @@ mod tests {
         let mut windows = node("w", "10.0.20348", "amd64", "containerd://1.7");
         windows["status"]["nodeInfo"]["operatingSystem"] = "windows".into();
         check(&[windows], "Other systems", Outcome::Warning, "w");
+    }
+
+    #[test]
+    fn every_link_leads_to_a_heading() {
+        let page = include_str!("../../../../docs/troubleshooting.md");
+        let headings = page.lines().filter_map(|line| line.strip_prefix("## "));
+        let headings: Vec<String> = headings
+            .map(|text| text.to_lowercase().replace(' ', "-"))
+            .collect();
+        for topic in Topic::ALL {
+            assert!(headings.iter().any(|it| it == topic.anchor()), "{topic:?}");
+        }
+        for anchor in ["cleanup", "agents"] {
+            assert!(headings.iter().any(|it| it == anchor), "{anchor}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 
 use super::agents::{NodeAgent, agents};
-use super::check::{Finding, chain, server};
+use super::check::{Finding, Topic, chain, server};
 use super::rollout;
 use super::{AGENT, CA, NAMESPACE};
 use crate::admin::Severity;
@@ -16,18 +16,28 @@ const NAMED: usize = 5;
 pub async fn installed(access: &Access) -> Vec<Finding> {
     let client = match kube::client(access).await {
         Ok(client) => client,
-        Err(error) => return vec![Finding::error("API server", "api-server", chain(&error))],
+        Err(error) => {
+            return vec![Finding::error(
+                "API server",
+                Topic::ApiServer,
+                chain(&error),
+            )];
+        }
     };
     let mut findings = vec![server(&client).await];
     findings.push(kinds(&client).await);
-    findings.push(pods(&client, "Authority", "Deployment", CA, "authority").await);
+    findings.push(pods(&client, "Authority", "Deployment", CA, Topic::Authority).await);
     findings.push(bundle(&client).await);
-    findings.push(pods(&client, "Agents", "DaemonSet", AGENT, "agents").await);
+    findings.push(pods(&client, "Agents", "DaemonSet", AGENT, Topic::Agents).await);
     match agents(access).await {
         Ok(agents) => findings.extend(answers(agents).await),
         Err(error) => {
             let detail = format!("{error:#}");
-            findings.push(Finding::error("Answers of the agents", "no-answer", detail));
+            findings.push(Finding::error(
+                "Answers of the agents",
+                Topic::NoAnswer,
+                detail,
+            ));
         }
     }
     findings
@@ -53,7 +63,11 @@ async fn kinds(client: &Client) -> Finding {
     if missing.is_empty() {
         return Finding::ok(NAME, "all of fairlead.dev");
     }
-    Finding::error(NAME, "kinds", format!("missing: {}", missing.join(", ")))
+    Finding::error(
+        NAME,
+        Topic::Kinds,
+        format!("missing: {}", missing.join(", ")),
+    )
 }
 
 async fn pods(
@@ -61,7 +75,7 @@ async fn pods(
     name: &'static str,
     kind: &str,
     object: &str,
-    anchor: &str,
+    topic: Topic,
 ) -> Finding {
     let place = Place::new("apps/v1", kind, Some(NAMESPACE), object);
     let found = match kube::find(client, &place).await {
@@ -69,7 +83,7 @@ async fn pods(
         Ok(found) => found,
     };
     let Some(found) = found else {
-        return Finding::error(name, anchor, format!("there is no {place}"));
+        return Finding::error(name, topic, format!("there is no {place}"));
     };
     let state = rollout::of(&place, &found);
     let count = format!("{} of {} pods ready", state.ready, state.wanted);
@@ -81,9 +95,9 @@ async fn pods(
     let reasons = few(&reasons.unwrap_or_default());
     let detail = format!("{count}; {reasons}");
     if state.ready == 0 {
-        Finding::error(name, anchor, detail)
+        Finding::error(name, topic, detail)
     } else {
-        Finding::warning(name, anchor, detail)
+        Finding::warning(name, topic, detail)
     }
 }
 
@@ -92,7 +106,11 @@ async fn bundle(client: &Client) -> Finding {
     let place = Place::new("v1", "ConfigMap", Some(NAMESPACE), "fairlead-ca-root-cert");
     match kube::find(client, &place).await {
         Err(error) => Finding::unknown(NAME, &error),
-        Ok(None) => Finding::error(NAME, "roots", format!("the authority has not made {place}")),
+        Ok(None) => Finding::error(
+            NAME,
+            Topic::Roots,
+            format!("the authority has not made {place}"),
+        ),
         Ok(Some(object)) => {
             let text = object["data"]["root-cert.pem"].as_str();
             match text
@@ -100,7 +118,7 @@ async fn bundle(client: &Client) -> Finding {
                 .matches("BEGIN CERTIFICATE")
                 .count()
             {
-                0 => Finding::error(NAME, "roots", format!("{place} has no certificate")),
+                0 => Finding::error(NAME, Topic::Roots, format!("{place} has no certificate")),
                 1 => Finding::ok(NAME, "one"),
                 count => Finding::ok(NAME, format!("{count}: the root is being rotated")),
             }
@@ -137,16 +155,16 @@ async fn answers(agents: Vec<NodeAgent>) -> Vec<Finding> {
     failing.dedup();
     let count = answers.len();
     vec![
-        told("Answers of the agents", "no-answer", &silent, || {
+        told("Answers of the agents", Topic::NoAnswer, &silent, || {
             format!("all {count}")
         }),
-        told("Readiness of the agents", "not-ready", &unready, || {
+        told("Readiness of the agents", Topic::NotReady, &unready, || {
             "all that answer".to_owned()
         }),
-        told("Problems", "problems", &failing, || "none".to_owned()),
+        told("Problems", Topic::Problems, &failing, || "none".to_owned()),
         if versions.len() > 1 {
             let all: Vec<String> = versions.into_iter().collect();
-            Finding::warning("Versions", "versions", all.join(", "))
+            Finding::warning("Versions", Topic::Versions, all.join(", "))
         } else {
             Finding::ok("Versions", versions.pop_first().unwrap_or_default())
         },
@@ -155,14 +173,14 @@ async fn answers(agents: Vec<NodeAgent>) -> Vec<Finding> {
 
 fn told(
     name: &'static str,
-    anchor: &str,
+    topic: Topic,
     wrong: &[String],
     well: impl FnOnce() -> String,
 ) -> Finding {
     if wrong.is_empty() {
         Finding::ok(name, well())
     } else {
-        Finding::error(name, anchor, few(wrong))
+        Finding::error(name, topic, few(wrong))
     }
 }
 
