@@ -99,15 +99,22 @@ impl Agent {
             }
             None => place.command(&program),
         };
+        let mut defaults = kernel_arguments(world, node);
+        let others = [
+            "--source",
+            &source(world),
+            "--run-dir",
+            &run_dir.display().to_string(),
+            "--metrics-addr",
+            &metrics,
+            "--log-format",
+            "text",
+        ];
+        defaults.extend(others.map(str::to_owned));
         let _: &mut Command = command
             .arg("agent")
-            .args(without(&kernel_arguments(world, node), &options.arguments))
-            .args(["--source", &source(world)])
+            .args(without(&defaults, &options.arguments))
             .args(ca_arguments(world, options))
-            .arg("--run-dir")
-            .arg(&run_dir)
-            .args(["--metrics-addr", &metrics])
-            .args(["--log-format", "text"])
             .args(&options.arguments);
         Ok(Self {
             process: place.start("agent", &mut command)?,

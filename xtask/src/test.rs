@@ -338,7 +338,26 @@ fn summarise(suites: &[(&'static str, Tally, Duration)]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::Tally;
+    use super::{Options, Tally, Tier, selection};
+
+    #[track_caller]
+    fn selects(tier: Tier, filter: Option<&str>, expected: &[&str]) {
+        let options = Options {
+            tier,
+            kernel: None,
+            filter: filter.map(str::to_owned),
+        };
+        assert_eq!(selection(&options), expected);
+    }
+
+    #[test]
+    fn a_filter_leaves_the_tier() {
+        selects(Tier::All, None, &[]);
+        selects(Tier::All, Some("mesh"), &["mesh"]);
+        selects(Tier::Cluster, None, &["cluster::"]);
+        let others = ["mesh", "--skip", "pure::", "--skip", "node::"];
+        selects(Tier::Cluster, Some("mesh"), &others);
+    }
 
     #[test]
     fn adds_up_what_the_runners_print() {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use serde_json::{Value, json};
 
 use super::pki::Pair;
@@ -100,6 +100,16 @@ impl Api {
 
     /// Sends a request; returns the status code and the body of the answer.
     pub fn send(&self, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, String)> {
+        self.send_with(method, path, body, &[])
+    }
+
+    fn send_with(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+        more: &[&str],
+    ) -> Result<(u16, String)> {
         let (verb, content) = match method {
             "APPLY" => ("PATCH", "application/apply-patch+yaml"),
             "MERGE" => ("PATCH", "application/merge-patch+json"),
@@ -117,7 +127,8 @@ impl Api {
                 verb,
             ])
             .arg("--cacert")
-            .arg(&self.root);
+            .arg(&self.root)
+            .args(more);
         match &self.credentials {
             Credentials::Certificate(pair) => {
                 let _: &mut Command = command
@@ -194,15 +205,19 @@ impl Api {
         }
     }
 
-    /// Whether `user` may do this, as `kubectl auth can-i` says. Such as `["get", "secrets"]`.
-    pub fn may(&self, user: &str, action: &[&str]) -> Result<bool> {
-        let arguments = [&["auth", "can-i"], action, &["--as", user]].concat();
-        let output = self.kubectl(&arguments)?;
-        match output.stdout.trim() {
-            "yes" => Ok(true),
-            "no" => Ok(false),
-            _ => bail!("{arguments:?}: {}{}", output.stdout, output.stderr),
-        }
+    /// Whether `user` may do this to resources of these attributes, such as
+    /// `{"verb": "get", "resource": "secrets"}`; as `kubectl auth can-i --as` asks.
+    pub fn may(&self, user: &str, attributes: &Value) -> Result<bool> {
+        let review = json!({
+            "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": attributes},
+        });
+        let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+        let header = format!("Impersonate-User: {user}");
+        let (code, answer) = self.send_with("POST", path, Some(&review), &["-H", &header])?;
+        let value: Value = serde_json::from_str(&answer).with_context(|| answer.clone())?;
+        let allowed = value["status"]["allowed"].as_bool();
+        allowed.with_context(|| format!("a review of {attributes}: {code}: {answer}"))
     }
 }
 
