@@ -104,6 +104,8 @@ pub(crate) fn pod(namespace: &str, name: &str, ip: &str) -> Pod {
         host_network: false,
         enrolled: true,
         netns: None,
+        runtime_class: None,
+        static_uid: None,
         exclude_outbound_ports: vec![],
         exclude_outbound_cidrs: vec![],
         exclude_inbound_ports: vec![],

@@ -112,6 +112,8 @@ mod tests {
             enrolled: true,
             container_ports: Dict::default(),
             netns: None,
+            runtime_class: None,
+            static_uid: None,
             exclude_outbound_ports: Vec::new(),
             exclude_outbound_cidrs: Vec::new(),
             exclude_inbound_ports: Vec::new(),

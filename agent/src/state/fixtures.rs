@@ -52,6 +52,8 @@ pub(crate) fn pod(text: &str, ips: &[&str]) -> Pod {
         enrolled: false,
         container_ports: [("http", 8080_u16)].into_iter().collect(),
         netns: None,
+        runtime_class: None,
+        static_uid: None,
         exclude_outbound_ports: Vec::new(),
         exclude_outbound_cidrs: Vec::new(),
         exclude_inbound_ports: Vec::new(),

@@ -67,6 +67,11 @@ pub struct Pod {
     pub container_ports: Dict<u16>,
     /// Annotation `fairlead.dev/netns`.
     pub netns: Option<PathBuf>,
+    /// `spec.runtimeClassName`.
+    pub runtime_class: Option<Arc<str>>,
+    /// What the kubelet calls a static pod, whose object in the API has another UID:
+    /// annotation `kubernetes.io/config.hash`.
+    pub static_uid: Option<Arc<str>>,
     /// Annotation `fairlead.dev/exclude-outbound-ports`.
     pub exclude_outbound_ports: Vec<u16>,
     /// Annotation `fairlead.dev/exclude-outbound-cidrs`.
@@ -76,6 +81,15 @@ pub struct Pod {
     /// Annotation or label `fairlead.dev/close-existing: "true"`: connections from
     /// before the enrolment are closed.
     pub close_existing: bool,
+}
+
+impl Pod {
+    /// Its processes run on a kernel of their own (Kata, gVisor), whose sockets this
+    /// node's kernel never sees. Known by the usual names of such runtime classes.
+    pub fn has_own_kernel(&self) -> bool {
+        let name = self.runtime_class.as_deref().unwrap_or_default();
+        name.starts_with("kata") || name.starts_with("gvisor") || name.starts_with("runsc")
+    }
 }
 
 /// A Service.

@@ -9,6 +9,7 @@ use imbl::OrdSet;
 use super::change::ObjectKey;
 use super::exposed::Exposed;
 use super::objects::Problem;
+use crate::model::NamespacedName;
 
 /// Who reported a set of problems.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -19,6 +20,8 @@ pub(super) enum Owner {
     Address(IpAddr),
     /// The writer, of an address beside those of the cluster that several Services claim.
     Exposed(Exposed),
+    /// The writer, of a pod that can't be meshed.
+    Pod(NamespacedName),
     /// The writer, of a policy whose targets don't exist.
     Targets(ObjectKey),
 }

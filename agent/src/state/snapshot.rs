@@ -5,8 +5,11 @@ use std::sync::Arc;
 
 use imbl::{HashMap, HashSet, OrdMap, OrdSet};
 
+use super::MESH_LABEL;
 use super::exposed::Exposed;
-use super::objects::{AuthorizationPolicy, Endpoint, MeshPolicy, Namespace, Pod, Problem, Service};
+use super::objects::{
+    AuthorizationPolicy, Endpoint, MeshPolicy, Namespace, Pod, PodPhase, Problem, Service,
+};
 use crate::model::{NamespacedName, NodeName};
 
 /// The cluster at one moment. A clone is O(1).
@@ -52,6 +55,31 @@ impl Snapshot {
     /// The pods that are bound to a node, by name.
     pub fn pods_of_node(&self, node: &NodeName) -> &[Arc<Pod>] {
         self.pods_by_node.get(node).map_or(&[], |pods| pods)
+    }
+
+    /// The mesh is to carry the pod's traffic as soon as it has an address: by the
+    /// labels of the pod, else of its namespace, and by what a node can do.
+    pub fn wants(&self, pod: &Pod) -> bool {
+        self.is_labelled(pod)
+            && !pod.host_network
+            && pod.phase == PodPhase::Running
+            && !pod.has_own_kernel()
+    }
+
+    /// The labels ask for it.
+    pub(super) fn is_labelled(&self, pod: &Pod) -> bool {
+        match pod.labels.get(MESH_LABEL).map(|label| &**label) {
+            Some("enabled") => true,
+            Some("disabled") => false,
+            Some(_) | None => self.is_meshed(&pod.name.namespace),
+        }
+    }
+
+    /// The namespace's own label asks for it.
+    pub fn is_meshed(&self, namespace: &str) -> bool {
+        let found = self.namespaces.get(namespace);
+        let label = found.and_then(|namespace| namespace.labels.get(MESH_LABEL));
+        label.is_some_and(|label| &**label == "enabled")
     }
 
     /// The entries of one namespace, of a map that is keyed by name. O(log n) and

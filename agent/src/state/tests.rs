@@ -65,6 +65,39 @@ fn some_pods_are_never_enrolled() {
 }
 
 #[test]
+fn a_pod_with_a_kernel_of_its_own_is_not_enrolled_and_says_why() {
+    let classed = |class: &str| Pod {
+        runtime_class: Some(class.into()),
+        ..pod("shop/a", &["10.0.0.1"])
+    };
+    for class in ["kata", "kata-qemu", "gvisor", "runsc"] {
+        check_enrolled(&classed(class), Some("enabled"), false);
+    }
+    check_enrolled(&classed("nvidia"), Some("enabled"), true);
+    let mut world = World::new([Object::Pod(classed("kata-qemu"))]);
+    assert!(world.now().problems.is_empty(), "nobody asked for it");
+    world.put(namespace("shop", "enabled"));
+    let problem = world.now().problems.iter().next().cloned().unwrap();
+    assert_eq!(problem.field, "spec.runtimeClassName");
+    assert!(problem.message.contains("kata-qemu"), "{problem:?}");
+    world.remove(ObjectKind::Pod, "shop/a");
+    assert!(world.now().problems.is_empty());
+}
+
+#[test]
+fn a_pod_is_wanted_before_it_has_an_address() {
+    let mut world = World::new([
+        namespace("shop", "enabled"),
+        Object::Pod(pod("shop/a", &[])),
+        Object::Pod(pod("guest/a", &[])),
+    ]);
+    let snapshot = world.now();
+    assert!(snapshot.wants(&snapshot.pods[&name("shop/a")]));
+    assert!(!snapshot.wants(&snapshot.pods[&name("guest/a")]));
+    assert!(!snapshot.pods[&name("shop/a")].enrolled);
+}
+
+#[test]
 fn a_namespace_that_goes_takes_the_enrolment_with_it() {
     let mut world = World::new([
         namespace("shop", "enabled"),

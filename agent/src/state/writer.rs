@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::change::{Change, Object, ObjectKey, ObjectKind, Origin};
 use super::claims::Claimant;
 use super::intern::Interner;
-use super::objects::{EndpointSlice, Namespace, Pod, PodPhase, Problem, Service};
+use super::objects::{EndpointSlice, Namespace, Pod, Problem, Service};
 use super::problems::{Owner, Problems};
 use super::{MESH_LABEL, Snapshot};
 use crate::model::NamespacedName;
@@ -150,7 +150,7 @@ impl Writer {
     /// Decides again for each pod of a namespace whose labels changed.
     fn enrol_namespace(&mut self, namespace: &str) {
         let pods: Vec<Arc<Pod>> = Snapshot::in_namespace(&self.snapshot.pods, namespace)
-            .filter(|(_, pod)| pod.enrolled != self.enrolled(pod))
+            .filter(|(_, pod)| pod.has_own_kernel() || pod.enrolled != self.enrolled(pod))
             .map(|(_, pod)| Arc::clone(pod))
             .collect();
         for pod in pods {
@@ -160,14 +160,7 @@ impl Writer {
 
     /// Whether the mesh is to carry the pod's traffic.
     fn enrolled(&self, pod: &Pod) -> bool {
-        let namespace = self.snapshot.namespaces.get(&pod.name.namespace);
-        let namespace_label = namespace.and_then(|namespace| namespace.labels.get(MESH_LABEL));
-        let wanted = match pod.labels.get(MESH_LABEL).map(|label| &**label) {
-            Some("enabled") => true,
-            Some("disabled") => false,
-            Some(_) | None => namespace_label.is_some_and(|label| label == "enabled"),
-        };
-        wanted && !pod.host_network && pod.phase == PodPhase::Running && !pod.ips.is_empty()
+        self.snapshot.wants(pod) && !pod.ips.is_empty()
     }
 
     fn put_pod(&mut self, name: &NamespacedName, new: Option<Pod>) {
@@ -175,6 +168,7 @@ impl Writer {
             pod.enrolled = self.enrolled(&pod);
             Arc::new(pod)
         });
+        self.report_own_kernel(name, new.as_deref());
         let old = self.snapshot.pods.get(name).cloned();
         if old == new {
             return;
@@ -217,6 +211,24 @@ impl Writer {
                 self.snapshot.pods_by_node.insert(node, changed);
             }
         }
+    }
+
+    /// Says of a pod that is meant to be meshed why it can't be.
+    fn report_own_kernel(&mut self, name: &NamespacedName, pod: Option<&Pod>) {
+        let wanted = |pod: &&Pod| pod.has_own_kernel() && self.snapshot.is_labelled(pod);
+        let key = ObjectKey {
+            kind: ObjectKind::Pod,
+            name: name.clone(),
+        };
+        let class = pod.filter(wanted).and_then(|pod| pod.runtime_class.clone());
+        let problem = class.map(|class| {
+            let message = format!(
+                "pods of \"{class}\" have a kernel of their own, whose connections no node sees: \
+                 it is not meshed; run it under another class, or label it {MESH_LABEL}: disabled"
+            );
+            self.problem(&key, "spec.runtimeClassName", message)
+        });
+        self.report(Owner::Pod(name.clone()), problem.into_iter().collect());
     }
 
     fn put_service(&mut self, name: &NamespacedName, new: Option<Service>) {

@@ -64,6 +64,19 @@ pub(super) struct Annotations<'a> {
     pub(super) exclude_inbound_ports: Option<Text<'a>>,
     #[serde(rename = "fairlead.dev/close-existing")]
     pub(super) close_existing: Option<Text<'a>>,
+    #[serde(rename = "kubernetes.io/config.hash")]
+    pub(super) config_hash: Option<Text<'a>>,
+    #[serde(rename = "kubernetes.io/config.mirror")]
+    pub(super) config_mirror: Option<IgnoredAny>,
+}
+
+impl Annotations<'_> {
+    /// The kubelet names a static pod by a hash of its configuration, and says so on the
+    /// object that mirrors it.
+    pub(super) fn static_uid(&self) -> Option<&str> {
+        let hash = self.config_hash.as_deref();
+        hash.filter(|_| self.config_mirror.is_some())
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -102,6 +115,7 @@ pub(super) struct PodSpec<'a> {
     pub(super) node_name: Option<Text<'a>>,
     pub(super) service_account_name: Option<Text<'a>>,
     pub(super) host_network: Option<bool>,
+    pub(super) runtime_class_name: Option<Text<'a>>,
     pub(super) containers: Option<Vec<Container<'a>>>,
     pub(super) init_containers: Option<Vec<Container<'a>>>,
 }

@@ -77,6 +77,8 @@ pub(super) fn convert(
         enrolled: false,
         container_ports: container_ports(&spec),
         netns: read.path(NETNS, netns),
+        runtime_class: spec.runtime_class_name.as_deref().map(Into::into),
+        static_uid: annotations.static_uid().map(Into::into),
         exclude_outbound_ports: read.list(
             EXCLUDE_OUTBOUND_PORTS,
             annotations.exclude_outbound_ports.as_deref(),

@@ -196,6 +196,25 @@ fn addresses_that_can_be_no_pods() {
 }
 
 #[test]
+fn what_enrolment_needs_to_know_of_a_pod() {
+    let text = pod_with(
+        "annotations: {kubernetes.io/config.hash: abc, kubernetes.io/config.mirror: abc}",
+        "runtimeClassName: kata",
+        "",
+    );
+    let pod = the_pod(&text);
+    assert_eq!(pod.static_uid.as_deref(), Some("abc"));
+    assert_eq!(pod.runtime_class.as_deref(), Some("kata"));
+    // Nobody but the kubelet may put it there: such an object is one it mirrors.
+    let pod = the_pod(&pod_with(
+        "annotations: {kubernetes.io/config.hash: abc}",
+        "",
+        "",
+    ));
+    assert_eq!(pod.static_uid, None);
+}
+
+#[test]
 fn annotations_that_make_no_sense_exclude_nothing() {
     let text = LAB
         .replace("'5432, 6379'", "'5432, no, 0'")

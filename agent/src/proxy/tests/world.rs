@@ -267,6 +267,8 @@ impl World {
             enrolled: false,
             container_ports: Dict::default(),
             netns: None,
+            runtime_class: None,
+            static_uid: None,
             exclude_outbound_ports: Vec::new(),
             exclude_outbound_cidrs: Vec::new(),
             exclude_inbound_ports: Vec::new(),

@@ -170,6 +170,8 @@ fn pod(value: &Value) -> Result<Arc<Pod>> {
         container_ports: fairlead::state::Dict::default(),
         terminating: false,
         netns: value["netns"].as_str().map(PathBuf::from),
+        runtime_class: None,
+        static_uid: None,
         exclude_outbound_ports: ports("exclude_outbound_ports"),
         exclude_outbound_cidrs: list("exclude_outbound_cidrs")
             .iter()
