@@ -11,6 +11,7 @@ pub mod app;
 pub mod ca;
 pub mod cli;
 pub mod cluster;
+pub mod cni;
 pub mod flow;
 pub mod identity;
 pub mod model;

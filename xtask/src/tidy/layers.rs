@@ -17,12 +17,13 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("redirect", &["model", "policy", "flow", "state"]),
     ("cluster", &["model", "state"]),
     ("ca", &["model", "state", "identity", "cluster"]),
+    ("cni", &[]),
     ("admin", &["model", "state", "policy", "flow"]),
     (
         "app",
         &[
             "model", "state", "policy", "flow", "identity", "proxy", "redirect", "cluster", "ca",
-            "admin",
+            "cni", "admin",
         ],
     ),
     ("cli", &["model", "flow", "admin", "app"]),

@@ -22,7 +22,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("indicatif", &["cli/"]),
     ("k8s_openapi", &["cluster/"]),
     ("kube", &["cluster/"]),
-    ("notify", &["cluster/"]),
+    ("notify", &["cluster/", "cni/"]),
     ("prometheus_client", &["flow/", "admin/"]),
     ("rcgen", &["identity/", "ca/"]),
     ("rustls", &["identity/", "proxy/", "ca/"]),
