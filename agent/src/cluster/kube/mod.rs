@@ -12,6 +12,7 @@ mod lease;
 mod objects;
 mod secret;
 mod status;
+mod taint;
 mod token_review;
 
 pub use bundle::{BUNDLE_KEY, BundleStore, Published};
@@ -23,6 +24,7 @@ pub use lease::{Leader, LeaseConfig, elect};
 pub use objects::{Change, Place, RequestError, apply, delete, find, list, may, version};
 pub use secret::{SecretObject, SecretStore};
 pub use status::keep_status;
+pub use taint::remove_taint;
 pub use token_review::{ReviewError, TokenOwner, TokenPod, TokenReviews};
 
 // The library's client is what this module lends to the wiring, which only hands it on.
