@@ -191,11 +191,17 @@ impl Agent {
 
 /// Runs `fairlead cleanup` for a node whose agent has ended.
 pub fn cleanup(world: &World, node: &Node) -> Result<Output> {
+    cleanup_with(world, node, &[])
+}
+
+/// The same with more arguments.
+pub fn cleanup_with(world: &World, node: &Node, arguments: &[&str]) -> Result<Output> {
     let mut command = node.host.command(binary()?);
     process::run(
         command
             .args(["cleanup", "--node", &node.name, "--bpffs"])
-            .arg(world.bpffs()),
+            .arg(world.bpffs())
+            .args(arguments),
         COMMAND,
     )
 }

@@ -22,7 +22,7 @@ mod system;
 mod wait;
 mod world;
 
-pub use agent::{Agent, AgentOptions, Authority, Cli, binary, cleanup};
+pub use agent::{Agent, AgentOptions, Authority, Cli, binary, cleanup, cleanup_with};
 pub use capture::{Capture, Traffic};
 pub use manifest::Manifests;
 pub use place::Place;

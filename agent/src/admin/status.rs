@@ -151,6 +151,9 @@ pub struct PodStatus {
     pub refused_connections: u64,
     /// Connections from before the enrolment, which are not carried.
     pub bypassing: Vec<String>,
+    /// Processes in its network namespace whose connections no hook sees.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unseen: Vec<u32>,
     /// Why it could not be enrolled.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,

@@ -67,6 +67,7 @@ pub(crate) fn status() -> Status {
             open_connections: 3,
             refused_connections: 2,
             bypassing: vec!["10.1.0.5:41000 -> 10.96.0.9:5432".to_owned()],
+            unseen: vec![],
             error: None,
         }],
         certificates: vec![CertificateRow {

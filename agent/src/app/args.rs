@@ -205,6 +205,16 @@ pub struct AgentArgs {
         value_name = "PATH"
     )]
     pub run_dir: PathBuf,
+    /// Where the container runtime looks for CNI plugins: the plugin is copied there.
+    #[arg(long, env = "FAIRLEAD_CNI_BIN_DIR", value_name = "DIR")]
+    pub cni_bin_dir: Option<PathBuf>,
+    /// The container runtime's network configurations: the plugin is added to the one that
+    /// is in force, and kept in it.
+    #[arg(long, env = "FAIRLEAD_CNI_CONF_DIR", value_name = "DIR")]
+    pub cni_conf_dir: Option<PathBuf>,
+    /// Remove the taint fairlead.dev/agent-not-ready from this node when the agent is ready.
+    #[arg(long, env = "FAIRLEAD_REMOVE_TAINT")]
+    pub remove_taint: bool,
     /// Where /metrics, /healthz and /readyz are served.
     #[arg(
         long,

@@ -8,9 +8,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use super::args::{AgentArgs, KernelArgs, KubeArgs, KubeletArg, SourceArg, TunnelProtocol};
+use crate::cluster::kube::Access;
 use crate::model::{NodeName, TrustDomain};
 use crate::state::ObjectKind;
-use crate::{cluster, identity, proxy, redirect};
+use crate::{cluster, cni, identity, proxy, redirect};
 
 /// What the agent is to do.
 #[derive(Debug)]
@@ -22,6 +23,9 @@ pub(super) struct AgentConfig {
     pub(super) proxy: proxy::Config,
     pub(super) redirect: redirect::Config,
     pub(super) run_dir: PathBuf,
+    pub(super) cni: cni::Installer,
+    /// How to reach the API server, to remove the taint from this node.
+    pub(super) taint: Option<Access>,
     pub(super) metrics_addr: SocketAddr,
     pub(super) flows_kept: usize,
     pub(super) drain: Duration,
@@ -61,6 +65,12 @@ impl AgentConfig {
                 },
                 ..redirect_config(&args.kernel, node.clone())?
             },
+            cni: cni::Installer {
+                bin_dir: args.cni_bin_dir,
+                conf_dir: args.cni_conf_dir,
+                run_dir: args.run_dir.clone(),
+            },
+            taint: args.remove_taint.then(|| args.kube.access()),
             run_dir: args.run_dir,
             metrics_addr: args.metrics_addr,
             flows_kept: args.flows_kept,
@@ -79,6 +89,9 @@ impl AgentConfig {
             bpffs = %config.redirect.bpffs.display(),
             kubelet = ?config.redirect.kubelet,
             run_dir = %config.run_dir.display(),
+            cni_bin_dir = ?config.cni.bin_dir,
+            cni_conf_dir = ?config.cni.conf_dir,
+            remove_taint = config.taint.is_some(),
             metrics_addr = %config.metrics_addr,
             flows_kept = config.flows_kept,
             connections_per_pod = config.proxy.connections_per_pod,

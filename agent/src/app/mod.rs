@@ -3,6 +3,7 @@
 mod args;
 mod authority;
 mod ca_args;
+mod cni;
 mod compile;
 mod config;
 mod desk;
@@ -14,6 +15,7 @@ mod logging;
 mod network;
 mod source;
 mod stop;
+mod taint;
 mod tasks;
 mod tools;
 mod view;
@@ -23,7 +25,7 @@ pub use crate::redirect::Scope;
 pub use args::{AgentArgs, KernelArgs, KubeArgs, LogArgs, LogFormat, SourceArg};
 pub use authority::run_ca;
 pub use ca_args::{AuthenticateArg, BundleArg, CaArgs, RootArg};
-pub use tools::{check, cleanup, lint, stay};
+pub use tools::{check, cleanup, cni_plugin, lint, stay, uninstall_cni};
 
 use std::sync::Arc;
 
@@ -32,7 +34,7 @@ use tokio::runtime::Builder;
 
 use crate::flow::{FlowHub, FlowMetrics, queue};
 use crate::proxy::Proxy;
-use crate::redirect::Redirector;
+use crate::redirect::{self, Redirector};
 use crate::{cluster, identity};
 use config::AgentConfig;
 use desk::{Desk, Place};
@@ -47,6 +49,9 @@ const FLOW_QUEUE: usize = 16_384;
 pub fn run_agent(args: AgentArgs) -> anyhow::Result<()> {
     logging::start(&args.log)?;
     limits::raise();
+    if let Err(error) = redirect::enter_host_cgroups() {
+        tracing::debug!(%error, "cgroups are seen from this process's own");
+    }
     // Connections have threads of their own: see `proxy::Config::workers`.
     let runtime = Builder::new_multi_thread()
         .worker_threads(1)
@@ -97,7 +102,9 @@ async fn agent(config: AgentConfig) -> anyhow::Result<()> {
         node: config.node.clone(),
         grace: config.drain,
     };
-    let (enroller, enrolment) = Enroller::new(enrol, redirector, proxy.clone(), identities.clone());
+    let plugin = cni::start(&mut tasks, &config.cni, config.node.clone(), tables.clone())?;
+    let wanted = (identities.clone(), plugin.calls);
+    let (enroller, enrolment) = Enroller::new(enrol, redirector, proxy.clone(), wanted);
     tasks.start("enrolment", enroller.run(tables.clone()));
 
     // Connections to records.
@@ -125,10 +132,16 @@ async fn agent(config: AgentConfig) -> anyhow::Result<()> {
         flows: flows_in.clone(),
         proxy: proxy.clone(),
         kernel,
+        plugin: plugin.trouble,
     };
+    let view = Arc::new(view);
+    if let Some(access) = config.taint {
+        let free = taint::remove(access, config.node, Arc::clone(&view));
+        tasks.keep("taint", free);
+    }
     let desk = Desk {
         place,
-        view: Arc::new(view),
+        view,
         flows,
         metrics,
         tenure,

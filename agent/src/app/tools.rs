@@ -11,6 +11,7 @@ use super::config::redirect_config;
 use super::tasks::StopSignals;
 use crate::admin::{self, KernelFeature};
 use crate::cluster::{self, Finding, LintOptions};
+use crate::cni;
 use crate::model::NodeName;
 use crate::redirect::{self, Cleanup, Outcome, Scope};
 
@@ -34,6 +35,21 @@ pub(super) fn features(config: &redirect::Config) -> Vec<KernelFeature> {
 /// Everything that is to be said of manifests.
 pub fn lint(options: &LintOptions) -> Vec<Finding> {
     cluster::lint(options, io::stdin().lock())
+}
+
+/// Answers one call of a container runtime: what to print, and whether it is an answer of
+/// success.
+pub fn cni_plugin(input: impl io::Read) -> (String, bool) {
+    cni::run(|name| std::env::var(name).ok(), input)
+}
+
+/// Takes the CNI plugin off this node: out of the network configurations of `conf_dir`,
+/// and its program out of `bin_dir`. Returns what was removed or changed.
+pub fn uninstall_cni(
+    bin_dir: Option<&Path>,
+    conf_dir: Option<&Path>,
+) -> anyhow::Result<Vec<PathBuf>> {
+    Ok(cni::uninstall(bin_dir, conf_dir)?)
 }
 
 /// Removes every trace of the agents of a node, or of all of this machine's, from the
@@ -62,7 +78,7 @@ pub fn cleanup(
     Ok(done)
 }
 
-/// Removes the sockets that ended agents left, and the directory where it has nothing else.
+/// Removes the files that ended agents left, and the directory where it has nothing else.
 fn remove_run_dir(run_dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(run_dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -71,7 +87,7 @@ fn remove_run_dir(run_dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut removed = Vec::new();
     for entry in entries {
         let entry = entry?;
-        if entry.file_type()?.is_socket() {
+        if entry.file_type()?.is_socket() || entry.file_name() == cni::DECISIONS {
             fs::remove_file(entry.path())?;
             removed.push(entry.path());
         }

@@ -54,6 +54,8 @@ pub(super) struct AgentView {
     pub(super) flows: FlowSender,
     pub(super) proxy: Proxy,
     pub(super) kernel: KernelSide,
+    /// Why the CNI plugin is not in place.
+    pub(super) plugin: watch::Receiver<Option<String>>,
 }
 
 impl View for AgentView {
@@ -87,7 +89,13 @@ impl View for AgentView {
             subject: "Kernel".to_owned(),
             message: error.clone(),
         }));
+        problems.extend(self.plugin.borrow().iter().map(|error| StatusProblem {
+            severity: Severity::Error,
+            subject: "CNI plugin".to_owned(),
+            message: error.clone(),
+        }));
         problems.extend(pods.iter().filter_map(of_pod));
+        problems.extend(pods.iter().filter_map(of_unseen));
         problems.extend(certificates.iter().filter_map(of_certificate));
         problems.sort();
         Status {
@@ -192,6 +200,18 @@ fn of_pod(pod: &PodStatus) -> Option<StatusProblem> {
         message: format!(
             "{count} of its connections are from before it was meshed and bypass the mesh; \
              restart it, or label it fairlead.dev/close-existing: \"true\""
+        ),
+    })
+}
+
+fn of_unseen(pod: &PodStatus) -> Option<StatusProblem> {
+    let (first, count) = (pod.unseen.first()?, pod.unseen.len());
+    Some(StatusProblem {
+        severity: Severity::Error,
+        subject: format!("Pod {}/{}", pod.namespace, pod.name),
+        message: format!(
+            "{count} of the processes in its network namespace, such as {first}, are not below \
+             --cgroup: what they dial bypasses the mesh"
         ),
     })
 }

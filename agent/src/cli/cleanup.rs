@@ -44,6 +44,12 @@ pub(super) struct Command {
     /// done, and not started again.
     #[arg(long, env = "FAIRLEAD_STAY")]
     stay: bool,
+    /// The container runtime's CNI plugins: ours is removed.
+    #[arg(long, env = "FAIRLEAD_CNI_BIN_DIR", value_name = "DIR")]
+    cni_bin_dir: Option<PathBuf>,
+    /// The container runtime's network configurations: the plugin is taken out of them.
+    #[arg(long, env = "FAIRLEAD_CNI_CONF_DIR", value_name = "DIR")]
+    cni_conf_dir: Option<PathBuf>,
     #[command(flatten)]
     format: FormatFlag,
 }
@@ -55,7 +61,10 @@ impl Command {
         } else {
             Scope::All
         };
-        let done = app::cleanup(&self.run_dir, &self.bpffs, self.node, scope)?;
+        let mut done = app::cleanup(&self.run_dir, &self.bpffs, self.node, scope)?;
+        // An agent that still runs would put it back.
+        let cni = app::uninstall_cni(self.cni_bin_dir.as_deref(), self.cni_conf_dir.as_deref())?;
+        done.removed.extend(cni);
         match self.format.output {
             Format::Table => {
                 for path in &done.removed {

@@ -9,6 +9,7 @@ mod bridge;
 mod ca;
 mod check;
 mod cleanup;
+mod cni;
 mod completions;
 mod environment;
 mod explain;
@@ -31,6 +32,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::admin::{Client, ClientError};
+pub use cni::run_plugin;
 use output::{Colour, Printer, Styles};
 
 const HELP: &str = "\
@@ -63,7 +65,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Agent(agent::Command),
+    Agent(Box<agent::Command>),
     Ca(ca::Command),
     Status(status::Command),
     Flows(flows::Command),
@@ -75,6 +77,7 @@ enum Command {
     Upgrade(install::Upgrade),
     Uninstall(uninstall::Command),
     Lint(lint::Command),
+    Cni(cni::Command),
     Completions(completions::Command),
     #[command(hide = true)]
     Bridge(bridge::Command),
@@ -109,6 +112,9 @@ enum Outcome {
 
 /// Runs the command that the arguments name.
 pub fn run(cli: Cli) -> ExitCode {
+    if let Command::Cni(_) = cli.command {
+        return run_plugin();
+    }
     let printer = Printer::new(io::stdout().lock(), Styles::of_stdout(cli.color));
     exit_code(dispatch(cli.command, printer), cli.color)
 }
@@ -135,6 +141,8 @@ fn dispatch(command: Command, printer: Printer<io::StdoutLock<'_>>) -> anyhow::R
         Command::Bridge(command) => command.run(),
         Command::Lint(command) => command.run(printer),
         Command::Completions(command) => command.run(printer),
+        // It is no command for people, and has its answer and exit code from elsewhere.
+        Command::Cni(_) => Ok(Outcome::Done),
     }
 }
 

@@ -149,28 +149,13 @@ pub(super) fn is_within(inner: &Path, outer: &Path) -> bool {
     canonical(inner).starts_with(canonical(outer))
 }
 
-/// Processes whose network namespace this is and whose sockets no hook sees, since they
-/// are not below the cgroup `point`. Looks at every process of the machine.
-pub(super) fn unseen(point: &Path, namespace: (u64, u64)) -> Vec<u32> {
-    let (Ok(mount), Ok(processes)) = (mount(), fs::read_dir("/proc")) else {
-        return Vec::new();
+/// The hooks on the cgroup `point` see the sockets of this process, or it has ended.
+pub(super) fn sees(point: &Path, pid: u32) -> bool {
+    let (Ok(mount), Ok(text)) = (mount(), fs::read_to_string(format!("/proc/{pid}/cgroup"))) else {
+        return true;
     };
-    let is_unseen = |&pid: &u32| {
-        // Processes end while they are looked at.
-        let process = Path::new("/proc").join(pid.to_string());
-        let inside = fs::metadata(process.join("ns/net"))
-            .is_ok_and(|found| (found.dev(), found.ino()) == namespace);
-        let text = || fs::read_to_string(process.join("cgroup")).unwrap_or_default();
-        inside
-            && text()
-                .lines()
-                .find_map(|line| line.strip_prefix("0::/"))
-                .is_some_and(|own| !is_within(&mount.join(own), point))
-    };
-    let pids = processes
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter(is_unseen).collect()
+    let own = text.lines().find_map(|line| line.strip_prefix("0::/"));
+    own.is_none_or(|own| is_within(&mount.join(own), point))
 }
 
 /// Cgroups that agents of the node (of any, where none is given) made and left.

@@ -7,6 +7,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aya::programs::links::PinnedLink;
@@ -18,7 +19,7 @@ use super::netns::Netns;
 use super::network::Network;
 use super::plan::{self, Plan};
 use super::sys::Abi;
-use super::{RedirectError, Redirector, cgroup, pins, sock_diag};
+use super::{RedirectError, Redirector, pins, sock_diag};
 use crate::model::NamespacedName;
 use crate::state::Pod;
 
@@ -27,13 +28,15 @@ use crate::state::Pod;
 pub(super) struct Entry {
     pub(super) pod: Arc<Pod>,
     pub(super) netns: Arc<Netns>,
+    /// By which to see that the namespace goes; none where another tells.
+    pub(super) anchor: Option<PathBuf>,
     pub(super) plan: Plan,
     /// Nothing goes in or out.
     pub(super) blocked: bool,
     /// The hook on its namespace.
-    link: Option<PinnedLink>,
+    pub(super) link: Option<PinnedLink>,
     pub(super) seeded: Vec<u16>,
-    existing: Vec<sock_diag::SocketEntry>,
+    pub(super) existing: Vec<sock_diag::SocketEntry>,
 }
 
 /// What a newly enrolled pod is served with.
@@ -48,9 +51,6 @@ pub struct Enrolled {
     pub existing: Vec<ExistingConnection>,
     /// How many of them were closed, as the pod asked for.
     pub closed: usize,
-    /// Processes in its namespace that are not below [`super::Config::cgroup`]: their
-    /// connections are not redirected.
-    pub unseen: Vec<u32>,
 }
 
 /// A connection from before the enrolment.
@@ -63,47 +63,32 @@ pub struct ExistingConnection {
 }
 
 impl Redirector {
-    /// Brings a pod under the programs, without a restart of anything in it.
+    /// Brings a pod in its namespace ([`Redirector::locate`], [`Redirector::take_in`])
+    /// under the programs, without a restart of anything in it.
     ///
-    /// Where this fails although the pod's namespace is there, the pod is blocked:
-    /// its connections are refused until it is enrolled (call this again) or
-    /// un-enrolled.
-    pub fn enrol(&mut self, pod: &Arc<Pod>) -> Result<Enrolled, RedirectError> {
-        let netns = match self.open(pod) {
-            Ok(netns) => netns,
-            Err(error) => {
-                if error.is_exhaustion() {
-                    let _new = self.unguarded.insert(pod.name.clone());
-                }
-                return Err(error);
-            }
-        };
+    /// Where this fails although the namespace is this pod's, the pod is blocked: its
+    /// connections are refused until it is enrolled (call this again) or un-enrolled.
+    pub fn enrol(&mut self, pod: &Arc<Pod>, netns: &Arc<Netns>) -> Result<Enrolled, RedirectError> {
+        if pod.host_network {
+            return Err(refusal(pod, "it uses the node's own network"));
+        }
         self.let_go_elsewhere(pod, netns.cookie())?;
         if let Err(error) = self.check(pod, netns.cookie()) {
             if self.is_nobodys(pod, netns.cookie()) {
                 // An address is another's, but the namespace is this pod's.
-                self.block(pod, &netns);
+                self.block(pod, netns);
             }
             return Err(error);
         }
-        match self.mesh(pod, &netns) {
+        match self.mesh(pod, netns) {
             Ok(enrolled) => {
                 let _was = self.unguarded.remove(&pod.name);
                 Ok(enrolled)
             }
             Err(error) => {
-                self.block(pod, &netns);
+                self.block(pod, netns);
                 Err(error)
             }
-        }
-    }
-
-    /// Refuses everything in and out of an enrolled pod, until it is enrolled again or
-    /// un-enrolled: for what changes its enrolment, or fails to.
-    pub fn hold(&mut self, name: &NamespacedName) {
-        if let Some(entry) = self.entries.get(name) {
-            let (pod, netns) = (Arc::clone(&entry.pod), Arc::clone(&entry.netns));
-            self.block(&pod, &netns);
         }
     }
 
@@ -114,7 +99,7 @@ impl Redirector {
             return Ok(false);
         };
         let same = entry.pod.ips == pod.ips && entry.pod.netns == pod.netns;
-        if entry.blocked || !same || !entry.netns.is_current() {
+        if entry.blocked || !same || !entry.is_present() {
             return Ok(false);
         }
         let cookie = entry.netns.cookie();
@@ -140,9 +125,11 @@ impl Redirector {
             return Ok(());
         };
         let cookie = entry.netns.cookie();
-        if let Some(link) = entry.link.take() {
-            drop(link);
-            pins::remove(&self.pins.path(&lookup_pin(cookie)))?;
+        // What can fail comes first, so that all is there for another attempt.
+        drop(entry.link.take());
+        if let Err(error) = pins::remove(&self.pins.path(&lookup_pin(cookie))) {
+            drop(self.entries.insert(name.clone(), entry));
+            return Err(error);
         }
         // What is gone is as good as removed.
         drop(self.kernel.pods.remove(&cookie));
@@ -162,37 +149,6 @@ impl Redirector {
                     .retain(|old| open.iter().any(|now| now.is_same(old)));
             }
         }
-    }
-
-    /// Pods whose namespace has gone, or whose path leads to another one by now.
-    pub fn vanished(&self) -> Vec<NamespacedName> {
-        let gone = self
-            .entries
-            .values()
-            .filter(|entry| !entry.netns.is_current());
-        gone.map(|entry| entry.pod.name.clone()).collect()
-    }
-
-    fn open(&self, pod: &Pod) -> Result<Arc<Netns>, RedirectError> {
-        let refuse = |reason| RedirectError::NotEnrollable {
-            pod: pod.name.clone(),
-            reason,
-        };
-        if pod.host_network {
-            return Err(refuse("it uses the node's own network"));
-        }
-        if pod.ips.is_empty() {
-            return Err(refuse("it has no address"));
-        }
-        let path = pod
-            .netns
-            .as_deref()
-            .ok_or_else(|| refuse("its network namespace is unknown"))?;
-        let netns = Netns::open(path, &self.home).map_err(network_error(&pod.name, "enter"))?;
-        if self.hosts.contains(&netns.cookie()) {
-            return Err(refuse("its network namespace is the node's own"));
-        }
-        Ok(Arc::new(netns))
     }
 
     /// The namespace and the addresses belong to no other pod, and the pod has not
@@ -240,14 +196,15 @@ impl Redirector {
     }
 
     fn mesh(&mut self, pod: &Arc<Pod>, netns: &Arc<Netns>) -> Result<Enrolled, RedirectError> {
+        if pod.ips.is_empty() {
+            return Err(refusal(pod, "it has no address"));
+        }
         let cookie = netns.cookie();
         let failed = |step| network_error(&pod.name, step);
         let (listeners, ports) = netns.run(listeners::open).map_err(failed("listen"))?;
         if ports.outbound6 == 0 && pod.ips.iter().any(std::net::IpAddr::is_ipv6) {
-            return Err(RedirectError::NotEnrollable {
-                pod: pod.name.clone(),
-                reason: "it has an IPv6 address, but its network namespace has no IPv6 loopback",
-            });
+            let reason = "it has an IPv6 address, but its network namespace has no IPv6 loopback";
+            return Err(refusal(pod, reason));
         }
         let link = self.attach_lookup(&pod.name, netns)?;
         // Before this point nothing has changed for the pod but the way in, which
@@ -256,6 +213,7 @@ impl Redirector {
             plan: plan::meshed(pod, cookie, ports),
             pod: Arc::clone(pod),
             netns: Arc::clone(netns),
+            anchor: netns.anchor().map(Path::to_owned),
             blocked: false,
             link: Some(link),
             seeded: Vec::new(),
@@ -292,12 +250,11 @@ impl Redirector {
             },
             existing,
             closed,
-            unseen: cgroup::unseen(&self.config.cgroup, netns.identity()),
         })
     }
 
     /// Attaches the hook on the namespace, unless the pod was blocked and has it.
-    fn attach_lookup(
+    pub(super) fn attach_lookup(
         &mut self,
         name: &NamespacedName,
         netns: &Netns,
@@ -334,50 +291,6 @@ impl Redirector {
         open
     }
 
-    /// Refuses everything in and out of a pod that could not be meshed.
-    fn block(&mut self, pod: &Arc<Pod>, netns: &Arc<Netns>) {
-        let cookie = netns.cookie();
-        let mut plan = plan::blocked(pod, cookie);
-        let taken = |ip: &Ip| {
-            let mut others = self.entries.values().filter(|it| it.pod.name != pod.name);
-            others.any(|other| other.plan.addresses.contains(ip))
-        };
-        plan.addresses.retain(|ip| !taken(ip));
-        let written = self.kernel.write_pod(&plan, cookie);
-        for &ip in &plan.addresses {
-            self.kernel.remove_listeners(ip);
-        }
-        let link = self.attach_lookup(&pod.name, netns);
-        match written.and(link) {
-            Ok(link) => {
-                let _was = self.unguarded.remove(&pod.name);
-                // What it bypassed with, before or in the attempt that failed.
-                let before = self.entries.remove(&pod.name);
-                if let Some(before) = &before {
-                    self.kernel.remove_exclusions(&before.plan, None);
-                }
-                let attempted = plan::meshed(pod, cookie, plan.value.ports);
-                self.kernel.remove_exclusions(&attempted, None);
-                let entry = Entry {
-                    pod: Arc::clone(pod),
-                    netns: Arc::clone(netns),
-                    plan,
-                    blocked: true,
-                    link: Some(link),
-                    seeded: before.map_or_else(Vec::new, |before| before.seeded),
-                    existing: Vec::new(),
-                };
-                self.names.insert(cookie, pod);
-                drop(self.entries.insert(pod.name.clone(), entry));
-                tracing::warn!(pod = %pod.name, "the pod is blocked until it can be enrolled");
-            }
-            Err(error) => {
-                tracing::error!(pod = %pod.name, %error, "the pod can be neither enrolled nor blocked");
-                let _new = self.unguarded.insert(pod.name.clone());
-            }
-        }
-    }
-
     fn forget(&mut self, entry: &Entry, cookie: u64) {
         for &ip in &entry.plan.addresses {
             drop(self.kernel.addresses.remove(&Abi(ip)));
@@ -389,6 +302,12 @@ impl Redirector {
 }
 
 impl Entry {
+    /// Its namespace is where it was found.
+    pub(super) fn is_present(&self) -> bool {
+        let anchor = self.anchor.as_deref();
+        anchor.is_none_or(|path| self.netns.is_at(path))
+    }
+
     /// Connections from before the enrolment that were left alone.
     pub(super) fn existing_connections(&self) -> Vec<ExistingConnection> {
         self.existing
@@ -398,6 +317,13 @@ impl Entry {
                 remote: crate::model::canonical(entry.remote),
             })
             .collect()
+    }
+}
+
+fn refusal(pod: &Pod, reason: &'static str) -> RedirectError {
+    RedirectError::NotEnrollable {
+        pod: pod.name.clone(),
+        reason,
     }
 }
 

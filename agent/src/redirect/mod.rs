@@ -27,6 +27,8 @@ mod enrol;
 mod entries;
 mod error;
 mod events;
+mod find;
+mod guard;
 mod handover;
 mod kernel;
 mod kubelet;
@@ -54,8 +56,10 @@ pub use enrol::{Enrolled, ExistingConnection};
 pub use error::RedirectError;
 pub use events::{Events, PodEvent};
 pub use fairlead_common::abi::EventKind;
+pub use find::enter_host_cgroups;
 pub use kubelet::Kubelet;
 pub use listeners::Listeners;
+pub use netns::Netns;
 pub use network::Network;
 pub use pins::RunningAgent;
 pub use probe::{Check, Outcome, probe};
@@ -66,7 +70,6 @@ use cgroup::{AgentCgroup, file};
 use enrol::Entry;
 use events::Names;
 use kernel::{CONNECT_PROGRAMS, Kernel};
-use netns::Netns;
 use pins::Pins;
 
 /// How to redirect.

@@ -15,11 +15,13 @@ use super::sys;
 /// The cookie of the namespace that the kernel boots with: it counts from 1.
 pub(super) const FIRST_COOKIE: u64 = 1;
 
-/// An open network namespace and the way back from it.
+/// An open network namespace and the way back from it. It lasts at least as long as this.
 #[derive(Debug)]
-pub(super) struct Netns {
+pub struct Netns {
     file: File,
     path: PathBuf,
+    /// The path goes when the namespace does.
+    followed: bool,
     identity: (u64, u64),
     cookie: u64,
     home: Option<Arc<Netns>>,
@@ -27,7 +29,7 @@ pub(super) struct Netns {
 
 impl Netns {
     /// The namespace that the calling thread is in.
-    pub(super) fn current() -> io::Result<Self> {
+    pub(crate) fn current() -> io::Result<Self> {
         let path = Path::new("/proc/thread-self/ns/net");
         let file = File::open(path)?;
         let identity = identity(&file)?;
@@ -35,6 +37,7 @@ impl Netns {
             cookie: cookie_here()?,
             file,
             path: path.to_owned(),
+            followed: false,
             identity,
             home: None,
         })
@@ -47,11 +50,17 @@ impl Netns {
         let file =
             std::os::unix::fs::OpenOptionsExt::custom_flags(OpenOptions::new().read(true), flags)
                 .open(path)?;
+        Self::from_file(file, path.to_owned(), home)
+    }
+
+    /// The namespace whose open file this is; `path` only says where it came from.
+    pub(super) fn from_file(file: File, path: PathBuf, home: &Arc<Self>) -> io::Result<Self> {
         let identity = identity(&file)?;
         let cookie = inside(file.as_fd(), home, cookie_here)??;
         Ok(Self {
             file,
-            path: path.to_owned(),
+            path,
+            followed: true,
             identity,
             cookie,
             home: Some(Arc::clone(home)),
@@ -59,7 +68,7 @@ impl Netns {
     }
 
     /// The kernel's name for it: never used twice before the next boot.
-    pub(super) fn cookie(&self) -> u64 {
+    pub fn cookie(&self) -> u64 {
         self.cookie
     }
 
@@ -73,9 +82,22 @@ impl Netns {
         &self.path
     }
 
-    /// The path still leads to this namespace.
-    pub(super) fn is_current(&self) -> bool {
-        std::fs::metadata(&self.path).is_ok_and(|now| (now.dev(), now.ino()) == self.identity)
+    /// The same, with a path that says nothing of whether it is still there.
+    pub(super) fn held(self) -> Self {
+        Self {
+            followed: false,
+            ..self
+        }
+    }
+
+    /// The path by which to see that it goes, where there is one.
+    pub(super) fn anchor(&self) -> Option<&Path> {
+        self.followed.then_some(&self.path)
+    }
+
+    /// The path leads to this namespace.
+    pub(super) fn is_at(&self, path: &Path) -> bool {
+        std::fs::metadata(path).is_ok_and(|now| (now.dev(), now.ino()) == self.identity)
     }
 
     /// Runs `work` with the calling thread inside the namespace.

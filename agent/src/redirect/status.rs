@@ -107,7 +107,7 @@ impl Redirector {
             netns: entry.netns.path().to_owned(),
             cookie,
             blocked: entry.blocked,
-            present: entry.netns.is_current(),
+            present: entry.is_present(),
             listening,
             agent_ports: ports(&entry.plan.value.ports),
             existing: entry.existing_connections(),

@@ -10,6 +10,7 @@ mod cluster;
 mod command_line;
 mod connections;
 mod deploy;
+mod enrol;
 mod envoy;
 mod faults;
 mod harness;
@@ -138,6 +139,7 @@ fn main() -> ExitCode {
         command_line::TESTS,
         connections::TESTS,
         deploy::TESTS,
+        enrol::TESTS,
         envoy::TESTS,
         faults::TESTS,
         harness::TESTS,

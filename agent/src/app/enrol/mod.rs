@@ -1,32 +1,40 @@
 //! The pods of this node go under the kernel's programs and to the proxy.
 //!
 //! ```text
-//! Table ─► desired pods ─► Roster::steps ─┬─ Leave: redirect, then proxy with grace
-//!                                         └─ Enrol: redirect ─► listeners ─► proxy
+//! Table ─┬─► desired pods ─► Roster::steps ─┬─ Leave: redirect, then proxy with grace
+//! CNI ───┘                                  └─ Enrol: locate ─► redirect ─► listeners ─► proxy
 //! ```
+//!
+//! The network namespace of a pod is the one that the runtime told ([`sandboxes`]), else it
+//! is looked for ([`Redirector::locate`]).
 //!
 //! A pod that can't be enrolled is blocked by the kernel side, reported and tried
 //! again. What an earlier agent left in force goes once all pods had their turn.
 
+mod departures;
 mod roster;
+mod sandboxes;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::network::Adaptor;
 use crate::admin::{PodState, PodStatus};
+use crate::cni::{Call, Command, PodRef, Reply};
 use crate::identity::Identities;
 use crate::model::{NamespacedName, NodeName};
 use crate::policy::Table;
 use crate::proxy::{EnrolledPod, Listeners, PodKey, Proxy};
-use crate::redirect::{self, Redirector};
+use crate::redirect::{self, Netns, RedirectError, Redirector};
 use crate::state::{Pod, Snapshot};
-use roster::{Member, Roster, State, Step};
+use departures::Departures;
+use roster::{Member, Roster, State, Step, Wanted};
+use sandboxes::{Arrival, Sandboxes, is_of};
 
 /// How often what only the kernel knows is looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -61,7 +69,13 @@ pub(super) struct Enroller {
     redirector: Redirector,
     proxy: Proxy,
     identities: Identities,
+    /// Of the CNI plugin.
+    calls: mpsc::Receiver<Call>,
+    sandboxes: Sandboxes,
     roster: Roster,
+    departures: Departures,
+    /// Processes whose connections no hook sees, by pod.
+    unseen: BTreeMap<NamespacedName, Vec<u32>>,
     board: watch::Sender<Enrolment>,
     taken_over: bool,
     kubelet_problem: Option<String>,
@@ -73,7 +87,7 @@ impl Enroller {
         config: Config,
         redirector: Redirector,
         proxy: Proxy,
-        identities: Identities,
+        (identities, calls): (Identities, mpsc::Receiver<Call>),
     ) -> (Self, watch::Receiver<Enrolment>) {
         let (board, view) = watch::channel(Enrolment::default());
         let enroller = Self {
@@ -81,7 +95,11 @@ impl Enroller {
             redirector,
             proxy,
             identities,
+            calls,
+            sandboxes: Sandboxes::default(),
             roster: Roster::default(),
+            departures: Departures::default(),
+            unseen: BTreeMap::new(),
             board,
             taken_over: false,
             kubelet_problem: None,
@@ -103,14 +121,21 @@ impl Enroller {
             // The kernel side makes system calls that may take milliseconds.
             tokio::task::block_in_place(|| self.pass(table.snapshot()));
             let far = Instant::now() + Duration::from_hours(1);
-            let retry = sleep_until(self.roster.next_retry().unwrap_or(far));
+            let due = [self.roster.next_retry(), self.sandboxes.next_deadline()];
+            let due = sleep_until(due.into_iter().flatten().min().unwrap_or(far));
             tokio::select! {
                 changed = tables.changed() => {
                     if changed.is_err() {
                         return Ok(());
                     }
                 }
-                () = retry => {}
+                Some(call) = self.calls.recv() => {
+                    tokio::task::block_in_place(|| self.take_call(call, table.snapshot()));
+                    while let Ok(call) = self.calls.try_recv() {
+                        tokio::task::block_in_place(|| self.take_call(call, table.snapshot()));
+                    }
+                }
+                () = due => {}
                 _ = look.tick() => {}
                 _ = tidy.tick() => tokio::task::block_in_place(|| self.tidy()),
             }
@@ -119,39 +144,152 @@ impl Enroller {
 
     /// One look at everything.
     fn pass(&mut self, snapshot: &Snapshot) {
-        if snapshot.revision == 0 || self.redirector.tenure().is_over() {
-            // Nothing is known yet, and nobody may be let go for that; or the pods are
-            // another agent's, and only their open connections are still this one's.
+        if self.redirector.tenure().is_over() {
+            // The pods are another agent's, and only their open connections are still this
+            // one's. Who waits here asks that one.
+            self.sandboxes = Sandboxes::default();
+            return;
+        }
+        self.sandboxes
+            .look(snapshot, &self.config.node, Instant::now());
+        if snapshot.revision == 0 {
+            // Nothing is known yet: nobody may be let go for that.
             return;
         }
         self.forget_vanished();
         self.redirector.forget_ended();
         self.follow_kubelet();
-        let desired = self.desired(snapshot);
-        let wanted: BTreeSet<_> = desired.iter().map(|pod| pod.identity.clone()).collect();
-        self.identities.set_wanted(wanted);
+        let found = self.desired(snapshot);
+        let identities = found.iter().map(|(it, _)| it.pod.identity.clone());
+        self.identities.set_wanted(identities.collect());
+        let (desired, told): (Vec<_>, Vec<_>) = found.into_iter().unzip();
         let steps = self.roster.steps(&desired, now());
         let returning: BTreeSet<_> = steps.iter().filter_map(Step::enrols).cloned().collect();
+        let mut places = self.places(&steps, &desired, told);
+        let enrolled = self.roster.enrolments();
         for step in steps {
             match step {
                 Step::Leave(pod) if returning.contains(&pod.name) => self.hold(&pod),
-                Step::Leave(pod) => self.leave(&pod),
-                Step::Enrol(pod) => self.enrol(&pod),
+                Step::Leave(pod) => self.leave(&pod, snapshot),
+                Step::Enrol(pod) => self.enrol(&pod, places.remove(&pod.name)),
                 Step::Update(pod) => self.update(&pod),
             }
         }
+        self.depart();
+        if self.roster.enrolments() > enrolled {
+            self.unseen = self.redirector.unseen();
+        }
+        self.sandboxes.answer(&self.roster, Instant::now());
         let error = self.take_over().or_else(|| self.kubelet_problem.clone());
         self.publish(error);
     }
 
-    fn desired(&self, snapshot: &Snapshot) -> Vec<Arc<Pod>> {
+    /// The pods that are to be enrolled, each with its namespace if the runtime told.
+    fn desired(&self, snapshot: &Snapshot) -> Vec<(Wanted, Option<Arc<Netns>>)> {
         let pods = snapshot.pods_of_node(&self.config.node).iter();
-        pods.filter(|pod| pod.enrolled).cloned().collect()
+        pods.filter(|pod| snapshot.wants(pod))
+            .filter_map(|pod| self.sandboxes.place(pod))
+            .collect()
     }
 
-    fn enrol(&mut self, pod: &Arc<Pod>) {
-        match self.try_enrol(pod) {
-            Ok(()) => self.roster.enrolled(pod, Timestamp::now()),
+    /// Where the pods are that are to be enrolled now.
+    fn places(
+        &mut self,
+        steps: &[Step],
+        desired: &[Wanted],
+        told: Vec<Option<Arc<Netns>>>,
+    ) -> Places {
+        let told = desired.iter().zip(told);
+        let told: BTreeMap<&NamespacedName, Arc<Netns>> = told
+            .filter_map(|(it, netns)| Some((&it.pod.name, netns?)))
+            .collect();
+        let entering = steps.iter().filter_map(|step| match step {
+            Step::Enrol(pod) => Some(pod),
+            Step::Update(_) | Step::Leave(_) => None,
+        });
+        let sought = entering.filter(|pod| !told.contains_key(&pod.name));
+        let mut places = self.redirector.locate(sought);
+        let told = told.into_iter();
+        places.extend(told.map(|(name, netns)| (name.clone(), Ok(netns))));
+        places
+    }
+
+    /// What the CNI plugin asks. What is not answered at once is after the next pass.
+    fn take_call(&mut self, call: Call, snapshot: &Snapshot) {
+        let Call {
+            request,
+            netns,
+            reply,
+        } = call;
+        let answer = |text: Reply| reply.try_send(text).unwrap_or_default();
+        match (request.command, &request.pod, netns) {
+            (Command::Gc, _, _) => {
+                self.sandboxes.keep(&request.valid);
+                answer(Reply::not_meshed());
+            }
+            (Command::Add, Some(pod), Some(netns)) => {
+                let name = NamespacedName::new(&*pod.namespace, &*pod.name);
+                let path = request.netns.clone().into();
+                match self.redirector.take_in(&name, netns, path) {
+                    Ok(netns) => {
+                        let patience = request.patience();
+                        let arrival = Arrival {
+                            pod: pod.clone(),
+                            container: request.container,
+                            netns,
+                            ips: request.ips,
+                            patience,
+                            reply,
+                        };
+                        self.sandboxes.add(arrival, Instant::now());
+                    }
+                    Err(error) => answer(Reply::refused(in_one_line(error))),
+                }
+            }
+            (Command::Del, Some(pod), _) => {
+                let name = NamespacedName::new(&*pod.namespace, &*pod.name);
+                let redirector = &self.redirector;
+                let empty = || !redirector.is_inhabited(&name);
+                self.sandboxes.remove(pod, &request.container, empty);
+                // The addresses are free for others as soon as this is answered.
+                self.pass(snapshot);
+                answer(Reply::not_meshed());
+            }
+            (Command::Check, Some(pod), _) => answer(self.check(pod, snapshot)),
+            (Command::Add | Command::Del | Command::Check, _, _) => {
+                answer(Reply::refused("the plugin's request makes no sense"));
+            }
+        }
+    }
+
+    /// Whether a pod that was started is still as it should be.
+    fn check(&self, pod: &PodRef, snapshot: &Snapshot) -> Reply {
+        let name = NamespacedName::new(&*pod.namespace, &*pod.name);
+        let object = snapshot.pods.get(&name);
+        let object = object.filter(|object| is_of(pod.uid.as_deref(), object));
+        if !object.is_some_and(|object| snapshot.wants(object)) {
+            return Reply::not_meshed();
+        }
+        match self.roster.member(&name).map(|member| &member.state) {
+            Some(State::Enrolled) => Reply::enrolled(),
+            Some(State::Failed { error, .. }) => Reply::refused(error.clone()),
+            Some(State::Pending) | None => Reply::refused("it is not enrolled"),
+        }
+    }
+
+    fn enrol(&mut self, pod: &Arc<Pod>, place: Option<Result<Arc<Netns>, RedirectError>>) {
+        let Some(place) = place else {
+            return;
+        };
+        let cookie = place
+            .as_ref()
+            .map(|netns| netns.cookie())
+            .unwrap_or_default();
+        match place
+            .map_err(Into::into)
+            .and_then(|netns| self.try_enrol(pod, &netns))
+        {
+            Ok(()) => self.roster.enrolled(pod, cookie, Timestamp::now()),
             Err(error) => {
                 let error = format!("{error:#}");
                 tracing::warn!(pod = %pod.name, error, "cannot enrol the pod; trying again");
@@ -160,8 +298,8 @@ impl Enroller {
         }
     }
 
-    fn try_enrol(&mut self, pod: &Arc<Pod>) -> anyhow::Result<()> {
-        let enrolled = self.redirector.enrol(pod)?;
+    fn try_enrol(&mut self, pod: &Arc<Pod>, netns: &Arc<Netns>) -> anyhow::Result<()> {
+        let enrolled = self.redirector.enrol(pod, netns)?;
         let redirect::Listeners {
             outbound,
             inbound,
@@ -181,14 +319,6 @@ impl Enroller {
             self.redirector.hold(&pod.name);
             return Err(error.into());
         }
-        if !enrolled.unseen.is_empty() {
-            tracing::warn!(
-                pod = %pod.name,
-                processes = ?enrolled.unseen,
-                "processes in the pod's network namespace are not below --cgroup: what they dial \
-                 bypasses the mesh"
-            );
-        }
         tracing::info!(
             pod = %pod.name,
             identity = %pod.identity,
@@ -199,13 +329,43 @@ impl Enroller {
         Ok(())
     }
 
-    fn leave(&mut self, pod: &Arc<Pod>) {
-        if let Err(error) = self.redirector.unenrol(&pod.name) {
-            let error = format!("{:#}", anyhow::Error::from(error));
-            tracing::warn!(pod = %pod.name, error, "cannot take the pod out of the kernel");
-        }
+    /// Lets a pod go. One that is gone from the state while processes of it go on is refused
+    /// until they have ended: nothing says that it may talk plaintext.
+    fn leave(&mut self, pod: &Arc<Pod>, snapshot: &Snapshot) {
         self.proxy.remove_pod(&PodKey::of(pod), self.config.grace);
-        tracing::info!(pod = %pod.name, "let the pod go");
+        let known = snapshot.pods.get(&pod.name);
+        if known.is_none_or(|known| known.uid != pod.uid) && self.redirector.is_inhabited(&pod.name)
+        {
+            self.redirector.hold(&pod.name);
+            self.departures.when_empty(&pod.name);
+            tracing::info!(pod = %pod.name, "the pod was deleted and still runs; it is refused");
+        } else {
+            self.departures.at_once(&pod.name);
+        }
+    }
+
+    /// Takes out of the kernel whoever has left.
+    fn depart(&mut self) {
+        let roster = &self.roster;
+        self.departures.retain(|name| roster.member(name).is_none());
+        for name in self
+            .departures
+            .due(|name| self.redirector.is_inhabited(name))
+        {
+            match self.redirector.unenrol(&name) {
+                Ok(()) => {
+                    self.departures.done(&name);
+                    tracing::info!(pod = %name, "let the pod go");
+                }
+                Err(error) => {
+                    let error = in_one_line(error);
+                    if self.departures.failed(&name, &error) {
+                        let text = "cannot take the pod out of the kernel; trying again";
+                        tracing::warn!(pod = %name, error, "{text}");
+                    }
+                }
+            }
+        }
     }
 
     /// The pod is to be enrolled in another way at once: it is not open in between.
@@ -215,6 +375,7 @@ impl Enroller {
     }
 
     fn tidy(&mut self) {
+        self.unseen = self.redirector.unseen();
         match self.redirector.tidy() {
             Ok(0) => {}
             Ok(removed) => tracing::debug!(removed, "forgot ports that nobody listens on"),
@@ -227,10 +388,11 @@ impl Enroller {
 
     fn update(&mut self, pod: &Arc<Pod>) {
         match self.redirector.update(pod) {
-            Ok(true) => self.roster.enrolled(pod, Timestamp::now()),
+            Ok(true) => self.roster.updated(pod),
             Ok(false) => {
                 self.hold(pod);
-                self.enrol(pod);
+                let error = "it has moved".to_owned();
+                self.roster.failed(&pod.name, error, now());
             }
             Err(error) => {
                 let error = format!("{:#}", anyhow::Error::from(error));
@@ -249,7 +411,12 @@ impl Enroller {
             .map(|member| Arc::clone(&member.pod))
             .collect();
         for pod in pods {
-            self.leave(&pod);
+            self.proxy.remove_pod(&PodKey::of(&pod), self.config.grace);
+            // One that comes back is another namespace's, so that nothing is lost with it.
+            if let Err(error) = self.redirector.unenrol(&pod.name) {
+                let error = in_one_line(error);
+                tracing::warn!(pod = %pod.name, error, "cannot take the pod out of the kernel");
+            }
             let error = "its network namespace has gone".to_owned();
             self.roster.failed(&pod.name, error, now());
         }
@@ -298,8 +465,10 @@ impl Enroller {
                 .into_iter()
                 .flatten()
                 .map(|it| format!("{} -> {}", it.local, it.remote));
-            status(member, bypassing.collect())
+            let unseen = self.unseen.get(&member.pod.name).cloned();
+            status(member, bypassing.collect(), unseen.unwrap_or_default())
         });
+        let error = error.or_else(|| self.departures.error());
         let _old = self.board.send_replace(Enrolment {
             complete: true,
             pods: pods.collect(),
@@ -309,7 +478,7 @@ impl Enroller {
     }
 }
 
-fn status(member: &Member, bypassing: Vec<String>) -> PodStatus {
+fn status(member: &Member, bypassing: Vec<String>, unseen: Vec<u32>) -> PodStatus {
     let (state, error) = match &member.state {
         State::Pending => (PodState::Pending, None),
         State::Enrolled => (PodState::Enrolled, None),
@@ -325,8 +494,16 @@ fn status(member: &Member, bypassing: Vec<String>) -> PodStatus {
         open_connections: 0,
         refused_connections: 0,
         bypassing,
+        unseen,
         error,
     }
+}
+
+/// Where each pod is, or why that can't be told.
+type Places = BTreeMap<NamespacedName, Result<Arc<Netns>, RedirectError>>;
+
+fn in_one_line(error: RedirectError) -> String {
+    format!("{:#}", anyhow::Error::from(error))
 }
 
 fn now() -> (Instant, Timestamp) {

@@ -15,13 +15,26 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// The pods of this node, by name.
 #[derive(Debug, Default)]
-pub(super) struct Roster(BTreeMap<NamespacedName, Member>);
+pub(super) struct Roster {
+    members: BTreeMap<NamespacedName, Member>,
+    enrolments: u64,
+}
+
+/// A pod that is to be enrolled.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted {
+    pub(super) pod: Arc<Pod>,
+    /// The cookie of the namespace that the runtime gave it, where it told.
+    pub(super) netns: Option<u64>,
+}
 
 /// One pod.
 #[derive(Clone, Debug)]
 pub(super) struct Member {
     /// As it was when it was enrolled, or tried to be.
     pub(super) pod: Arc<Pod>,
+    /// The cookie of the namespace that it was enrolled in last.
+    pub(super) netns: Option<u64>,
     pub(super) state: State,
     /// When it came into this state.
     pub(super) since: Timestamp,
@@ -67,24 +80,28 @@ impl Roster {
     /// Takes over which pods there are to be, and says what follows from that and from
     /// the time: first who goes, since a successor may have the same namespace, then who
     /// comes.
-    pub(super) fn steps(&mut self, desired: &[Arc<Pod>], now: (Instant, Timestamp)) -> Vec<Step> {
-        let wanted: BTreeMap<&NamespacedName, &Arc<Pod>> =
-            desired.iter().map(|pod| (&pod.name, pod)).collect();
+    pub(super) fn steps(&mut self, desired: &[Wanted], now: (Instant, Timestamp)) -> Vec<Step> {
+        let wanted: BTreeMap<&NamespacedName, &Wanted> =
+            desired.iter().map(|it| (&it.pod.name, it)).collect();
         let mut steps = Vec::new();
-        self.0.retain(|name, member| {
-            let stays = wanted.get(name).is_some_and(|pod| same(&member.pod, pod));
+        self.members.retain(|name, member| {
+            let stays = wanted.get(name).is_some_and(|it| member.is_same(it));
             // One that failed may be blocked, so it has to leave too.
             if !stays && member.state != State::Pending {
                 steps.push(Step::Leave(Arc::clone(&member.pod)));
             }
             stays
         });
-        for pod in desired {
-            let member = self.0.entry(pod.name.clone()).or_insert_with(|| Member {
-                pod: Arc::clone(pod),
-                state: State::Pending,
-                since: now.1,
-            });
+        for Wanted { pod, .. } in desired {
+            let member = self
+                .members
+                .entry(pod.name.clone())
+                .or_insert_with(|| Member {
+                    pod: Arc::clone(pod),
+                    netns: None,
+                    state: State::Pending,
+                    since: now.1,
+                });
             if member.is_due(now.0) {
                 steps.push(Step::Enrol(Arc::clone(pod)));
             } else if member.state == State::Enrolled && !same_bypass(&member.pod, pod) {
@@ -94,14 +111,23 @@ impl Roster {
         steps
     }
 
-    /// The pod is enrolled.
-    pub(super) fn enrolled(&mut self, pod: &Arc<Pod>, now: Timestamp) {
-        if let Some(member) = self.0.get_mut(&pod.name) {
+    /// The pod is enrolled in the namespace with this cookie.
+    pub(super) fn enrolled(&mut self, pod: &Arc<Pod>, netns: u64, now: Timestamp) {
+        if let Some(member) = self.members.get_mut(&pod.name) {
             if member.state != State::Enrolled {
                 member.since = now;
             }
+            self.enrolments += 1;
+            member.netns = Some(netns);
             member.pod = Arc::clone(pod);
             member.state = State::Enrolled;
+        }
+    }
+
+    /// What was enrolled is served as the pod's object says now.
+    pub(super) fn updated(&mut self, pod: &Arc<Pod>) {
+        if let Some(member) = self.members.get_mut(&pod.name) {
+            member.pod = Arc::clone(pod);
         }
     }
 
@@ -112,7 +138,7 @@ impl Roster {
         error: String,
         now: (Instant, Timestamp),
     ) {
-        let Some(member) = self.0.get_mut(name) else {
+        let Some(member) = self.members.get_mut(name) else {
             return;
         };
         let attempts = match member.state {
@@ -132,20 +158,39 @@ impl Roster {
 
     /// When the next retry is due.
     pub(super) fn next_retry(&self) -> Option<Instant> {
-        let retries = self.0.values().filter_map(|member| match member.state {
-            State::Failed { retry_at, .. } => Some(retry_at),
-            State::Pending | State::Enrolled => None,
-        });
+        let retries = self
+            .members
+            .values()
+            .filter_map(|member| match member.state {
+                State::Failed { retry_at, .. } => Some(retry_at),
+                State::Pending | State::Enrolled => None,
+            });
         retries.min()
+    }
+
+    /// How often a pod was enrolled.
+    pub(super) fn enrolments(&self) -> u64 {
+        self.enrolments
+    }
+
+    /// One of them.
+    pub(super) fn member(&self, name: &NamespacedName) -> Option<&Member> {
+        self.members.get(name)
     }
 
     /// All, in the order of their names.
     pub(super) fn members(&self) -> impl Iterator<Item = &Member> {
-        self.0.values()
+        self.members.values()
     }
 }
 
 impl Member {
+    /// It is the same pod, at the same place.
+    fn is_same(&self, wanted: &Wanted) -> bool {
+        let moved = |(told, enrolled)| told != enrolled;
+        same(&self.pod, &wanted.pod) && !wanted.netns.zip(self.netns).is_some_and(moved)
+    }
+
     fn is_due(&self, now: Instant) -> bool {
         match self.state {
             State::Pending => true,
@@ -179,6 +224,13 @@ mod tests {
         Arc::new(pod("shop", "web-1", "10.1.0.5"))
     }
 
+    fn wanted(pod: &Arc<Pod>) -> Wanted {
+        Wanted {
+            pod: Arc::clone(pod),
+            netns: None,
+        }
+    }
+
     fn clock() -> (Instant, Timestamp) {
         (Instant::now(), Timestamp::UNIX_EPOCH)
     }
@@ -186,9 +238,9 @@ mod tests {
     #[test]
     fn a_pod_is_enrolled_once_and_leaves_once() {
         let (mut roster, now, web) = (Roster::default(), clock(), web());
-        let desired = [Arc::clone(&web)];
+        let desired = [wanted(&web)];
         assert_eq!(roster.steps(&desired, now), [Step::Enrol(Arc::clone(&web))]);
-        roster.enrolled(&web, now.1);
+        roster.enrolled(&web, 7, now.1);
         assert_eq!(roster.steps(&desired, now), []);
         assert_eq!(roster.steps(&[], now), [Step::Leave(web)]);
         assert_eq!(roster.steps(&[], now), []);
@@ -197,7 +249,7 @@ mod tests {
     #[test]
     fn a_failure_is_tried_again_later_at_each_time() {
         let (mut roster, (start, wall), web) = (Roster::default(), clock(), web());
-        let desired = [Arc::clone(&web)];
+        let desired = [wanted(&web)];
         let mut waits = Vec::new();
         let mut now = start;
         for _ in 0..12 {
@@ -210,57 +262,74 @@ mod tests {
         }
         assert_eq!(waits[..2], [FIRST_WAIT, FIRST_WAIT * 2]);
         assert_eq!(waits[11], LONGEST_WAIT);
-        roster.enrolled(&web, wall);
+        roster.enrolled(&web, 7, wall);
         assert_eq!(roster.next_retry(), None);
     }
 
     #[test]
     fn a_successor_of_the_same_name_replaces_it() {
         let (mut roster, now, old) = (Roster::default(), clock(), web());
-        let _steps = roster.steps(&[Arc::clone(&old)], now);
-        roster.enrolled(&old, now.1);
+        let _steps = roster.steps(&[wanted(&old)], now);
+        roster.enrolled(&old, 7, now.1);
         let new = Arc::new(Pod {
             uid: "2".into(),
             ..Pod::clone(&old)
         });
-        let steps = roster.steps(&[Arc::clone(&new)], now);
+        let steps = roster.steps(&[wanted(&new)], now);
         assert_eq!(steps, [Step::Leave(old), Step::Enrol(new)]);
     }
 
     #[test]
     fn a_label_changes_nothing() {
         let (mut roster, now, old) = (Roster::default(), clock(), web());
-        let _steps = roster.steps(&[Arc::clone(&old)], now);
-        roster.enrolled(&old, now.1);
+        let _steps = roster.steps(&[wanted(&old)], now);
+        roster.enrolled(&old, 7, now.1);
         let new = Arc::new(Pod {
             labels: [("version", "2")].into_iter().collect(),
             ..Pod::clone(&old)
         });
-        assert_eq!(roster.steps(&[new], now), []);
+        assert_eq!(roster.steps(&[wanted(&new)], now), []);
     }
 
     #[test]
     fn changed_bypass_lists_update_it_once() {
         let (mut roster, now, old) = (Roster::default(), clock(), web());
-        let _steps = roster.steps(&[Arc::clone(&old)], now);
-        roster.enrolled(&old, now.1);
+        let _steps = roster.steps(&[wanted(&old)], now);
+        roster.enrolled(&old, 7, now.1);
         let new = Arc::new(Pod {
             exclude_outbound_ports: vec![5432],
             ..Pod::clone(&old)
         });
-        let desired = [Arc::clone(&new)];
+        let desired = [wanted(&new)];
         assert_eq!(
             roster.steps(&desired, now),
             [Step::Update(Arc::clone(&new))]
         );
-        roster.enrolled(&new, now.1);
+        roster.updated(&new);
         assert_eq!(roster.steps(&desired, now), []);
+    }
+
+    #[test]
+    fn a_new_sandbox_of_the_same_pod_replaces_the_old_one() {
+        let (mut roster, now, web) = (Roster::default(), clock(), web());
+        let told = |netns| Wanted {
+            netns: Some(netns),
+            ..wanted(&web)
+        };
+        let _steps = roster.steps(&[told(7)], now);
+        roster.enrolled(&web, 7, now.1);
+        assert_eq!(roster.steps(&[told(7)], now), []);
+        // Who does not tell says nothing against it.
+        assert_eq!(roster.steps(&[wanted(&web)], now), []);
+        let steps = roster.steps(&[told(8)], now);
+        let (leave, enrol) = (Step::Leave(Arc::clone(&web)), Step::Enrol(Arc::clone(&web)));
+        assert_eq!(steps, [leave, enrol]);
     }
 
     #[test]
     fn one_that_failed_leaves_since_it_may_be_blocked() {
         let (mut roster, now, web) = (Roster::default(), clock(), web());
-        let _steps = roster.steps(&[Arc::clone(&web)], now);
+        let _steps = roster.steps(&[wanted(&web)], now);
         roster.failed(&web.name, "no listener".to_owned(), now);
         assert_eq!(roster.steps(&[], now), [Step::Leave(web)]);
     }

@@ -103,11 +103,14 @@ fn obey(redirector: &mut Redirector, command: &Value) -> Result<Value> {
     let argument = &command["argument"];
     Ok(match command["do"].as_str().context("what to do")? {
         "enrol" => {
-            let enrolled = redirector.enrol(&pod(argument)?)?;
+            let pod = pod(argument)?;
+            let place = redirector.locate([&pod]).remove(&pod.name);
+            let enrolled = redirector.enrol(&pod, &place.context("it was looked for")??)?;
+            let unseen = redirector.unseen().remove(&pod.name).unwrap_or_default();
             let answer = json!({
                 "existing": enrolled.existing,
                 "closed": enrolled.closed,
-                "unseen": enrolled.unseen,
+                "unseen": unseen,
             });
             serve(enrolled);
             answer

@@ -106,6 +106,10 @@ fn strangers() -> Result<()> {
     refuse(json!({ "netns": own }), "the node's own")?;
     refuse(json!({"host_network": true}), "the node's own")?;
     refuse(json!({"ips": []}), "no address")?;
+    // Its namespace is known, and so nothing leaves it.
+    let status = node.tell("status", &Value::Null)?;
+    ensure!(status["pods"][0]["blocked"] == true, "{status}");
+    node.unenrol(&pod)?;
     refuse(json!({ "netns": null }), "unknown")?;
     refuse(json!({"netns": "/proc/1/ns/mnt"}), "cannot enter")?;
     refuse(json!({"netns": "/run/netns/none"}), "cannot enter")?;
