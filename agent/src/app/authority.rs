@@ -62,9 +62,13 @@ async fn authority(args: CaArgs) -> anyhow::Result<()> {
     };
     tracing::info!(
         source = source.health.borrow().source,
-        root = ?config.root,
+        root = ?args.root,
+        bundle = ?args.bundle,
+        root_overlap = ?args.root_overlap,
         listen = %config.listen,
-        authentication = ?config.authentication,
+        authenticate = ?args.authenticate,
+        agent_account = %args.agent_account,
+        node_tokens = ?args.node_tokens,
         trust_domain = %config.trust_domain,
         max_ttl = ?config.max_ttl,
         names = ?config.names,

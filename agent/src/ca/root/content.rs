@@ -1,5 +1,6 @@
 //! What the Secret says, and what it says in the next phase of a rotation. Pure.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr as _;
 use std::sync::Arc;
@@ -96,6 +97,19 @@ pub(super) enum Phase {
     Announced { published: Option<SystemTime> },
     /// It signs since then; the one before is trusted still.
     Switched { at: SystemTime },
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Steady => f.write_str("steady"),
+            Self::Announced { published: None } => f.write_str("announced"),
+            Self::Announced {
+                published: Some(at),
+            } => write!(f, "announced, published {}", written(*at)),
+            Self::Switched { at } => write!(f, "switched {}", written(*at)),
+        }
+    }
 }
 
 impl Content {

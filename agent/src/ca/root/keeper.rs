@@ -188,7 +188,7 @@ impl Keeper {
         if self.phase.map(|(phase, _)| phase) != phase {
             self.phase = phase.map(|phase| (phase, Instant::now()));
             if let Some(phase) = phase {
-                tracing::info!(?phase, "the root's rotation");
+                tracing::info!(%phase, "the root's rotation");
             }
         }
         tracing::info!(secret = %self.root.secret.name(), version = self.version, "read the CA's key and certificates");
@@ -266,11 +266,16 @@ impl Keeper {
 
     /// A problem is told once, and when it is over.
     fn say(&mut self, error: Option<KeepError>, shared: &Shared) {
+        let expected = matches!(error, Some(KeepError::Absent(_)));
         let problem = error.map(|error| error.to_string());
         if problem == self.problem {
             return;
         }
-        if let Some(problem) = &problem {
+        if let Some(problem) = &problem
+            && expected
+        {
+            tracing::info!(problem, "waiting for the CA's key and certificates");
+        } else if let Some(problem) = &problem {
             tracing::error!(problem, "the CA's key and certificates");
         } else {
             tracing::info!("the CA's key and certificates are in order");

@@ -5,10 +5,10 @@ use std::fmt;
 use std::time::Duration;
 
 use ::kube::Client;
-use ::kube::api::{Api, ObjectMeta, PostParams};
+use ::kube::api::{Api, ObjectMeta};
 use k8s_openapi::api::core::v1::ConfigMap;
 
-use super::failure::{ApiFailure, within};
+use super::failure::{ApiFailure, post, within};
 use crate::model::NamespacedName;
 
 /// The key with the roots, PEM.
@@ -51,7 +51,7 @@ impl BundleStore {
 
     /// Sees to it that the ConfigMap has these roots. What else it has stays.
     pub async fn publish(&self, roots: &str) -> Result<Published, ApiFailure> {
-        let params = PostParams::default();
+        let params = post();
         let name = &self.name.name;
         let Some(mut object) = within(TIMEOUT, self.api.get_opt(name)).await? else {
             within(TIMEOUT, self.api.create(&params, &self.object(roots))).await?;

@@ -4,6 +4,7 @@ use std::error::Error as _;
 use std::time::Duration;
 
 use ::kube::Error;
+use ::kube::api::PostParams;
 
 /// Why a request to the API server failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -93,6 +94,14 @@ fn innermost(error: &Error) -> String {
         last = source.source();
     }
     text
+}
+
+/// What is written is ours, as `kubectl get --show-managed-fields` tells.
+pub(super) fn post() -> PostParams {
+    PostParams {
+        field_manager: Some("fairlead".to_owned()),
+        ..PostParams::default()
+    }
 }
 
 /// The answer, within `timeout`.

@@ -13,10 +13,11 @@
 //! must all the same be guarded by resource versions: it may be stopped by the system for
 //! a minute and not know it.
 
+use std::fmt;
 use std::time::Duration;
 
 use ::kube::Client;
-use ::kube::api::{Api, ObjectMeta, PostParams};
+use ::kube::api::{Api, ObjectMeta};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
@@ -24,7 +25,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::failure::{ApiFailure, within};
+use super::failure::{ApiFailure, post, within};
 
 /// Others wait for so long after the last change of the Lease. Whole seconds.
 const LIFE: Duration = Duration::from_secs(15);
@@ -52,10 +53,18 @@ pub struct LeaseConfig {
 }
 
 /// Whether this process leads. A clone shows the same.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Leader {
     leading: watch::Receiver<bool>,
     stop: CancellationToken,
+}
+
+impl fmt::Debug for Leader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Leader")
+            .field("leads", &self.is_leader())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Leader {
@@ -220,7 +229,10 @@ impl Candidate {
                 Ok(true)
             }
             // Somebody was faster, or deleted it: to be read anew.
-            Err(ApiFailure::Conflict { .. } | ApiFailure::NotFound { .. }) => Ok(false),
+            Err(ApiFailure::Conflict { .. }) => Ok(false),
+            Err(ApiFailure::NotFound { .. }) if wanted.metadata.resource_version.is_some() => {
+                Ok(false)
+            }
             Err(error) => Err(error),
         }
     }
@@ -234,7 +246,7 @@ impl Candidate {
     }
 
     async fn write(&self, lease: &Lease, timeout: Duration) -> Result<Lease, ApiFailure> {
-        let params = PostParams::default();
+        let params = post();
         if lease.metadata.resource_version.is_none() {
             within(timeout, self.api.create(&params, lease)).await
         } else {
@@ -474,6 +486,18 @@ mod tests {
         sleep(PERIOD * 3).await;
         assert!(one.is_leader());
         assert!(holder(&api).starts_with("one_"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_leads_where_no_lease_can_be_made() {
+        let api = FakeApi::new();
+        api.forbid(Some(PATH.trim_end_matches("/fairlead-ca")));
+        let one = start(&api, "one");
+        sleep(LIFE * 4).await;
+        assert!(!one.is_leader());
+        api.forbid(None);
+        sleep(PERIOD).await;
+        assert!(one.is_leader());
     }
 
     #[tokio::test(start_paused = true)]

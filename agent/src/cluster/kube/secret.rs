@@ -5,11 +5,11 @@ use std::fmt;
 use std::time::Duration;
 
 use ::kube::Client;
-use ::kube::api::{Api, ObjectMeta, PostParams};
+use ::kube::api::{Api, ObjectMeta};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 
-use super::failure::{ApiFailure, within};
+use super::failure::{ApiFailure, post, within};
 use crate::model::NamespacedName;
 
 /// For one request.
@@ -115,14 +115,14 @@ impl SecretStore {
 
     /// Makes it. [`ApiFailure::Conflict`] where there is one: nothing is overwritten.
     pub async fn create(&self, object: &SecretObject) -> Result<SecretObject, ApiFailure> {
-        let params = PostParams::default();
+        let params = post();
         let created = within(TIMEOUT, self.api.create(&params, &object.0)).await?;
         Ok(SecretObject(created))
     }
 
     /// Replaces it. [`ApiFailure::Conflict`] where it is not as `object` was read any more.
     pub async fn replace(&self, object: &SecretObject) -> Result<SecretObject, ApiFailure> {
-        let params = PostParams::default();
+        let params = post();
         let replacing = self.api.replace(&self.name.name, &params, &object.0);
         Ok(SecretObject(within(TIMEOUT, replacing).await?))
     }
