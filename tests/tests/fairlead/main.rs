@@ -6,6 +6,7 @@
 //! `cargo xtask test` filters by begin with the tier.
 
 mod applications;
+mod ca;
 mod cluster;
 mod command_line;
 mod connections;
@@ -136,6 +137,7 @@ fn main() -> ExitCode {
     };
     let mut tests = vec![
         applications::TESTS,
+        ca::TESTS,
         command_line::TESTS,
         connections::TESTS,
         deploy::TESTS,

@@ -14,8 +14,8 @@ use crate::ca::service::Shared;
 use crate::cluster::kube::{ApiFailure, BundleStore, Leader, Published, SecretObject, SecretStore};
 use crate::identity::{Authority, AuthorityError, Clock};
 
-/// Between two looks at the Secret and the bundle.
-const POLL: Duration = Duration::from_secs(5);
+/// Between two looks at the Secret and the bundle: a part of the overlap, within this.
+const POLL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 /// An authority that ends soon is warned about so often.
 const WARN: Duration = Duration::from_hours(1);
 
@@ -112,7 +112,8 @@ impl Keeper {
             let outcome = self.turn(shared).await;
             self.say(outcome.err(), shared);
             self.warn_of_end(shared);
-            let pause = POLL.mul_f64(rand::random_range(0.8..=1.0));
+            let pause = (self.times.overlap / 4).clamp(POLL.0, POLL.1);
+            let pause = pause.mul_f64(rand::random_range(0.8..=1.0));
             tokio::select! {
                 () = sleep(pause) => {}
                 () = self.root.leader.changed() => {}
