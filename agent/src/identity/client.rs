@@ -23,7 +23,8 @@ pub(super) struct Signed {
 }
 
 impl Signed {
-    /// From the CA protocol's list: leaf, issuers, and last the bundle of roots.
+    /// From the CA protocol's list: leaf, issuers, and last the roots, which some CAs give
+    /// as one text and istiod as one text for each.
     pub(super) fn from_pem_list(list: &[String]) -> Result<Self, FetchError> {
         let malformed = |reason| FetchError::Malformed { reason };
         let (roots, rest) = list.split_last().ok_or(malformed("it is empty"))?;
@@ -33,10 +34,20 @@ impl Signed {
         let parse = |text: &String| certificate::from_pem(text);
         let unreadable = "an element is no PEM certificate";
         let roots = parse(roots).ok_or(malformed(unreadable))?;
-        let chain: Option<Vec<_>> = rest.iter().map(parse).collect();
-        let chain: Vec<_> = chain.ok_or(malformed(unreadable))?.concat();
-        Ok(Self { chain, roots })
+        let rest: Option<Vec<_>> = rest.iter().map(parse).collect();
+        let mut chain: Vec<_> = rest.ok_or(malformed(unreadable))?.concat();
+        let issuers = chain.split_off(1);
+        let (mut own, issuers): (Vec<_>, Vec<_>) = issuers.into_iter().partition(is_root);
+        chain.extend(issuers);
+        own.extend(roots);
+        Ok(Self { chain, roots: own })
     }
+}
+
+/// Nobody above it has signed it: no chain needs it, and it is there to be trusted.
+fn is_root(der: &CertificateDer<'static>) -> bool {
+    certificate::parse(der)
+        .is_ok_and(|parsed| parsed.is_ca() && parsed.subject().as_raw() == parsed.issuer().as_raw())
 }
 
 /// What a look at the CA's files found.

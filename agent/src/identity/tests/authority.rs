@@ -348,6 +348,21 @@ fn a_request_that_is_not_signed_by_its_key_is_refused() {
     }
 }
 
+/// As istiod answers while it replaces its root: one text for each certificate.
+#[test]
+fn roots_may_come_one_by_one() {
+    let clock = TestClock::new();
+    let (given, other) = (Given::new(&clock, DAY), Given::new(&clock, DAY));
+    let issued = given.open(&clock).unwrap().issue(&id("web"), DAY).unwrap();
+    let one = |der| crate::identity::certificates_to_pem(std::slice::from_ref(der));
+    let chain = issued.issued.chain.iter().map(one);
+    let list: Vec<_> = chain.chain([given.root.pem(), other.root.pem()]).collect();
+    let signed = Signed::from_pem_list(&list).unwrap();
+    assert_eq!(signed.chain, issued.issued.chain);
+    let roots = [given.root.der().clone(), other.root.der().clone()];
+    assert_eq!(signed.roots, roots);
+}
+
 #[test]
 fn answers_that_are_no_chain_are_refused() {
     let clock = TestClock::new();
