@@ -545,7 +545,7 @@ fn known_before_it_signs() -> Result<()> {
 /// is what they need to read it, and certificates live for seconds.
 fn replaced_under_traffic() -> Result<()> {
     let cluster = Cluster::start()?;
-    let flags = ["--root-overlap", "8s", "--max-ttl", "10s"];
+    let flags = ["--root-overlap", "8s", "--max-ttl", "6s"];
     let first = cluster.replica("ca-0", &flags)?;
     let second = cluster.replica("ca-1", &flags)?;
     first.wait_ready()?;
