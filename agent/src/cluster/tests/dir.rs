@@ -22,8 +22,10 @@ async fn with_source(path: &Path, test: impl AsyncFnOnce(&mut Source)) {
     };
     let (mut source, task) = start(config);
     tokio::select! {
-        () = task => panic!("the source ended"),
+        // The test first, so that it sees a source that has done nothing yet.
+        biased;
         () = test(&mut source) => {}
+        () = task => panic!("the source ended"),
     }
 }
 
