@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::pin::Pin;
 
+use imbl::ordset::DiffItem;
 use jiff::Timestamp;
 use serde::Serialize;
 use tokio::sync::watch;
@@ -129,50 +130,28 @@ pub struct SourceError {
 
 /// Tells of problems that are new, and of those that are over.
 pub(super) fn log(old: &Snapshot, new: &Snapshot) {
-    if old.problems.ptr_eq(&new.problems) {
-        return;
-    }
-    let fields = |problem: &Problem| format!("{}:{}", problem.file, problem.line);
-    for problem in new
-        .problems
-        .clone()
-        .relative_complement(old.problems.clone())
-    {
+    for change in old.problems.diff(&new.problems) {
+        let (DiffItem::Add(problem) | DiffItem::Remove(problem)) = change;
         let Problem {
+            file,
+            line,
             kind,
             object,
             field,
             message,
-            ..
-        } = &problem;
-        tracing::warn!(
-            at = fields(&problem),
-            kind,
-            object,
-            field,
-            message,
-            "problem"
-        );
-    }
-    for problem in old
-        .problems
-        .clone()
-        .relative_complement(new.problems.clone())
-    {
-        let Problem {
-            kind,
-            object,
-            field,
-            message,
-            ..
-        } = &problem;
-        tracing::info!(
-            at = fields(&problem),
-            kind,
-            object,
-            field,
-            message,
-            "problem is over"
-        );
+        } = problem;
+        let at = if file.is_empty() {
+            String::new()
+        } else {
+            format!("{file}:{line}")
+        };
+        match change {
+            DiffItem::Add(_) => {
+                tracing::warn!(at, kind, object, field, message, "problem");
+            }
+            DiffItem::Remove(_) => {
+                tracing::info!(at, kind, object, field, message, "problem is over");
+            }
+        }
     }
 }

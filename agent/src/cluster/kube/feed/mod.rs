@@ -12,6 +12,7 @@
 //! stays in force until the API server says otherwise: one that is away changes nothing
 //! but the [`Health`](crate::cluster::source::Health).
 
+mod away;
 mod backoff;
 mod failure;
 mod health;

@@ -9,7 +9,8 @@ use http_body_util::BodyExt as _;
 use tokio::time::timeout;
 
 use super::failure::{Failure, Verb};
-use super::wire::{Garbage, Refusal};
+use super::kind::Kind;
+use super::wire::{self, Garbage, Refusal};
 
 /// The API server answers with a status within this time; its own limit for a request
 /// that is not a watch is a minute.
@@ -52,6 +53,25 @@ impl Server {
             }
         }
         String::from_utf8(bytes).map_err(|error| Garbage(error.to_string()).into())
+    }
+
+    /// The API server is ready and has no such kind.
+    pub(super) async fn lacks(&self, kind: &Kind) -> Result<bool, Failure> {
+        match self.text(Verb::Get, "/readyz").await {
+            Ok(_) => {}
+            // It is there, and does not tell everybody how it is.
+            Err(failure) if matches!(failure.code(), Some(401 | 403 | 404)) => {}
+            Err(Failure::Refused { .. }) => return Ok(false),
+            Err(failure) => return Err(failure),
+        }
+        match self.text(Verb::Get, &kind.group_path()).await {
+            Ok(text) => {
+                let served = wire::resources(&text)?;
+                Ok(served.iter().all(|plural| plural != kind.plural))
+            }
+            Err(failure) if failure.code() == Some(404) => Ok(true),
+            Err(failure) => Err(failure),
+        }
     }
 }
 

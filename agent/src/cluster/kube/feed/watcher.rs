@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 
+use super::away::Away;
 use super::backoff::{Backoff, spread};
 use super::failure::{Failure, Relist, Verb};
 use super::health::News;
@@ -31,11 +32,8 @@ const INITIAL: Duration = Duration::from_secs(15);
 const WELL: Duration = Duration::from_secs(30);
 /// Whether a kind has been installed is looked at so often, on average.
 const UNINSTALLED: Duration = Duration::from_secs(15);
-/// A kind that is not there must be away for so long to be believed, where nothing of it
-/// is in force,
-const AWAY: Duration = Duration::from_secs(2);
-/// and where something is.
-const AWAY_IN_USE: Duration = Duration::from_mins(1);
+/// Between two looks whether it is sure that a kind is gone, at least.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// What a watch tells the feed.
 #[derive(Debug)]
@@ -67,17 +65,6 @@ pub(super) struct Watcher {
     bookmarks: bool,
     away: Away,
     logged: Option<String>,
-}
-
-/// How sure it is that there is no such kind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Away {
-    /// It is there, for all that is known.
-    No,
-    /// The API server says so since then.
-    Since(Instant),
-    /// It is.
-    Yes,
 }
 
 /// How a watch came to its end.
@@ -307,9 +294,7 @@ impl Watcher {
         if self.kind.custom && failure.code() == Some(404) {
             return self.missing().await;
         }
-        if let Away::Since(_) = self.away {
-            self.away = Away::No;
-        }
+        self.away.interrupt();
         if let Some(reason) = failure.relist()
             && !listing
         {
@@ -341,89 +326,51 @@ impl Watcher {
         self.tell(Vec::new(), Some(news)).await;
     }
 
-    /// There seems to be no such kind. An API server that starts says so too, and so does
-    /// one whose definitions are being replaced: it has to say so for a while.
+    /// There seems to be no such kind.
     async fn missing(&mut self) -> Duration {
         self.reflector.expire();
-        if self.away == Away::Yes {
-            self.tell(Vec::new(), Some(News::Absent)).await;
-            return spread(UNINSTALLED, rand::random());
-        }
         let resource = self.kind.resource();
-        match self.is_gone().await {
+        let gone = match self.away {
+            Away::Yes => Ok(true),
+            Away::No | Away::Since(_) => self.server.lacks(self.kind).await,
+        };
+        match gone {
             Ok(true) => {}
             Ok(false) => {
-                self.away = Away::No;
+                self.away.interrupt();
                 let message = format!("{resource} are not served yet: the API server is starting");
                 self.complain(message, false).await;
                 return self.backoff.after_failure(rand::random());
             }
             Err(failure) => {
-                self.away = Away::No;
+                self.away.interrupt();
                 self.failed(&failure).await;
                 return self.backoff.after_failure(rand::random());
             }
         }
-        let now = Instant::now();
-        let Away::Since(since) = self.away else {
-            self.away = Away::Since(now);
-            return self.until_sure(Duration::ZERO).await;
-        };
-        let away = now.duration_since(since);
-        if away < self.believed_after() {
-            return self.until_sure(away).await;
+        let (known, objects) = (self.away == Away::Yes, self.reflector.len());
+        if let Some(left) = self.away.again(Instant::now(), objects) {
+            if objects > 0 {
+                let message = format!(
+                    "{resource} seem to have been uninstalled; {objects} that were there stay in \
+                     force for {} s more, until that is sure",
+                    left.as_secs()
+                );
+                self.complain(message, false).await;
+            }
+            return spread(left / 3, rand::random()).max(LOOK);
         }
-        self.away = Away::Yes;
-        self.backoff.reset();
-        tracing::info!(
-            resource,
-            "is not installed; it is looked for from time to time"
-        );
         let mut changes = Vec::new();
-        self.reflector.vanish(&mut changes);
+        if !known {
+            tracing::info!(
+                resource,
+                "is not installed; it is looked for from time to time"
+            );
+            self.reflector.vanish(&mut changes);
+            self.backoff.reset();
+        }
         self.tell(changes, Some(News::Absent)).await;
         spread(UNINSTALLED, rand::random())
-    }
-
-    fn believed_after(&self) -> Duration {
-        if self.reflector.len() == 0 {
-            AWAY
-        } else {
-            AWAY_IN_USE
-        }
-    }
-
-    async fn until_sure(&mut self, away: Duration) -> Duration {
-        let (sure, objects) = (self.believed_after(), self.reflector.len());
-        if objects > 0 {
-            let message = format!(
-                "{} seem to have been uninstalled; {objects} that were there stay in force for {} s \
-                 more, until that is sure",
-                self.kind.resource(),
-                sure.saturating_sub(away).as_secs()
-            );
-            self.complain(message, false).await;
-        }
-        spread(sure / 4, rand::random())
-    }
-
-    /// The API server is ready and has no such kind.
-    async fn is_gone(&self) -> Result<bool, Failure> {
-        match self.server.text(Verb::Get, "/readyz").await {
-            Ok(_) => {}
-            // It is there, and does not tell everybody how it is.
-            Err(failure) if matches!(failure.code(), Some(401 | 403 | 404)) => {}
-            Err(Failure::Refused { .. }) => return Ok(false),
-            Err(failure) => return Err(failure),
-        }
-        match self.server.text(Verb::Get, &self.kind.group_path()).await {
-            Ok(text) => {
-                let served = wire::resources(&text)?;
-                Ok(served.iter().all(|plural| plural != self.kind.plural))
-            }
-            Err(failure) if failure.code() == Some(404) => Ok(true),
-            Err(failure) => Err(failure),
-        }
     }
 
     async fn tell(&self, changes: Vec<Change>, news: Option<News>) {
