@@ -13,6 +13,7 @@ pub mod kubernetes;
 mod limits;
 mod logging;
 mod network;
+mod reports;
 mod source;
 mod stop;
 mod taint;
@@ -81,10 +82,10 @@ async fn agent(config: AgentConfig) -> anyhow::Result<()> {
     let tenure = redirector.tenure();
 
     // Objects to snapshots to tables.
-    let (source, read) = cluster::start(config.source, config.trust_domain.clone()).await?;
+    let (source, read) = cluster::start(config.source.clone(), config.trust_domain.clone()).await?;
     tasks.keep("source", read);
     let (tables_in, tables) = compile::tables();
-    tasks.start("policy", compile::run(source.snapshots, tables_in));
+    tasks.start("policy", compile::run(source.snapshots.clone(), tables_in));
 
     // Tables to connections.
     let metrics = FlowMetrics::default();
@@ -106,6 +107,8 @@ async fn agent(config: AgentConfig) -> anyhow::Result<()> {
     let wanted = (identities.clone(), plugin.calls);
     let (enroller, enrolment) = Enroller::new(enrol, redirector, proxy.clone(), wanted);
     tasks.start("enrolment", enroller.run(tables.clone()));
+    let seen = (source.snapshots, enrolment.clone());
+    reports::start(&mut tasks, &config.source, &config.node, seen).await?;
 
     // Connections to records.
     if let Some(events) = kernel_events {
