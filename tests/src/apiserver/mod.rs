@@ -221,6 +221,24 @@ impl ApiServer {
         self.shared.put(object).map_err(|failure| refused(&failure))
     }
 
+    /// Puts an object in place as this text, which is taken to be right: of the kind, with
+    /// this namespace and name, and without `kind` and `apiVersion`. `@version@` in it
+    /// becomes its version. `selected_by` are the fields that selectors may ask for;
+    /// no label selector finds it.
+    pub fn put_text(
+        &self,
+        resource: &str,
+        name: (&str, &str),
+        selected_by: &[(&'static str, &str)],
+        text: &str,
+    ) -> Result<u64> {
+        let kind = self.kind(resource)?;
+        Ok(self.shared.store.put(&kind, |version| {
+            let text = text.replace("@version@", &version.to_string());
+            object::Stored::of_text(&kind, name, selected_by, (&text, version))
+        }))
+    }
+
     /// An object by its kind's plural, or `plural.group`; the namespace is empty for a
     /// kind without one.
     pub fn get(&self, resource: &str, namespace: &str, name: &str) -> Option<Value> {

@@ -54,11 +54,7 @@ impl Stored {
         let labels =
             labels.filter_map(|(key, value)| Some((key.as_str().into(), value.as_str()?.into())));
         let (labels, fields) = (labels.collect(), fields(kind, &object));
-        let head = format!(
-            "{{\"kind\":{},\"apiVersion\":{},",
-            json!(*kind.kind),
-            json!(kind.api_version())
-        );
+        let head = head(kind);
         let mut text = BytesMut::with_capacity(head.len());
         text.put_slice(head.as_bytes());
         // What follows begins with a brace that `head` has already.
@@ -70,6 +66,29 @@ impl Stored {
             version,
             labels,
             fields,
+        }
+    }
+
+    /// Of text that is known to be such an object, for clusters of sizes at which making
+    /// it of values would take minutes. `text` has no kind and no API version.
+    pub(super) fn of_text(
+        kind: &Kind,
+        (namespace, name): (&str, &str),
+        selected_by: &[(&'static str, &str)],
+        (text, version): (&str, u64),
+    ) -> Self {
+        let head = head(kind);
+        let mut whole = BytesMut::with_capacity(head.len() + text.len());
+        whole.put_slice(head.as_bytes());
+        whole.put_slice(&text.as_bytes()[1..]);
+        let fields = selected_by.iter();
+        Self {
+            text: whole.freeze(),
+            rest: head.len(),
+            name: Name::new(namespace, name),
+            version,
+            labels: Box::default(),
+            fields: fields.map(|(key, value)| (*key, (*value).into())).collect(),
         }
     }
 
@@ -129,6 +148,11 @@ impl Stored {
             }
         }
     }
+}
+
+fn head(kind: &Kind) -> String {
+    let (name, version) = (json!(*kind.kind), json!(kind.api_version()));
+    format!("{{\"kind\":{name},\"apiVersion\":{version},")
 }
 
 /// The fields that selectors of a kind may name, beside those of the metadata.

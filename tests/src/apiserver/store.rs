@@ -164,6 +164,16 @@ impl Store {
         }
     }
 
+    /// Puts an object in place that `make` makes for its version.
+    pub(super) fn put(&self, kind: &Kind, make: impl FnOnce(u64) -> Stored) -> u64 {
+        let mut inner = self.inner();
+        let version = inner.version + 1;
+        let object = make(version);
+        let name = object.name.clone();
+        inner.insert(kind, &name, object);
+        version
+    }
+
     /// All objects of a kind, and the version that they are.
     pub(super) fn list(&self, kind: &Kind) -> Option<(Objects, u64)> {
         let inner = self.inner();

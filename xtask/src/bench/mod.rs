@@ -14,6 +14,7 @@ mod peer;
 mod plot;
 mod process;
 mod report;
+mod scale;
 mod table;
 
 use std::fs;
@@ -47,6 +48,9 @@ const NOISE: f64 = 0.1;
 /// Measure Fairlead beside no proxy and a pair of Envoys.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
+    /// Another measurement than that.
+    #[command(subcommand)]
+    what: Option<What>,
     /// About a minute, in one round: shows tendencies, not figures to quote.
     #[arg(long)]
     quick: bool,
@@ -82,8 +86,18 @@ pub(crate) struct Options {
     plot: Option<PathBuf>,
 }
 
+/// Measurements of their own.
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// An agent in clusters of up to 100,000 pods.
+    Scale(scale::Options),
+}
+
 /// The task.
 pub(crate) fn run(options: &Options) -> Result<()> {
+    if let Some(What::Scale(options)) = &options.what {
+        return scale::run(options);
+    }
     let plan = Plan::new(options);
     prepare(&plan, options.no_build)?;
     let directory = workspace::target().join("bench");

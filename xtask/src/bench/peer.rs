@@ -10,6 +10,8 @@ use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use serde::{Deserialize, Serialize};
 
+use super::scale;
+
 /// As iperf3 writes.
 const BLOCK: usize = 128 * 1024;
 
@@ -17,7 +19,7 @@ const BLOCK: usize = 128 * 1024;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What to be.
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub(crate) enum Role {
     /// Serve streams: read to the end and tell the number of bytes, or send until nobody reads.
     Serve {
@@ -41,6 +43,8 @@ pub(crate) enum Role {
         server: SocketAddr,
         connections: usize,
     },
+    /// An API server with a large cluster, told on its input what to do.
+    ApiServer(scale::ServerOptions),
 }
 
 /// The result of a stream.
@@ -85,6 +89,7 @@ pub(crate) fn run(role: Role) -> Result<()> {
             server,
             connections,
         } => hold(server, connections),
+        Role::ApiServer(options) => scale::serve(&options),
     }
 }
 
