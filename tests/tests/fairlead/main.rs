@@ -16,6 +16,7 @@ mod envoy;
 mod faults;
 mod harness;
 mod hbone;
+mod install;
 mod mesh;
 mod peer;
 mod policies;
@@ -146,6 +147,7 @@ fn main() -> ExitCode {
         faults::TESTS,
         harness::TESTS,
         hbone::TESTS,
+        install::TESTS,
         policies::TESTS,
         probes::TESTS,
         services::TESTS,
