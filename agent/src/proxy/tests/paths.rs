@@ -319,7 +319,7 @@ async fn a_pod_leaves(mut world: World) {
     let mut stream = client.dial(address).await;
     round_trip(&mut stream, b"before").await;
     let proxy = world.nodes[1].proxy.clone();
-    proxy.remove_pod(&server.key(), Duration::from_millis(300));
+    proxy.remove_pod(&server.key(), Duration::from_secs(2));
     round_trip(&mut stream, b"meanwhile").await;
     let mut late = client.dial(address).await;
     expect_reset(&mut late).await;
@@ -345,7 +345,7 @@ async fn a_pod_that_leaves_the_mesh_is_drained_too() {
     world.apply(Object::Pod(left));
     tokio::time::sleep(Duration::from_millis(100)).await;
     let proxy = world.nodes[1].proxy.clone();
-    proxy.remove_pod(&server.key(), Duration::from_millis(300));
+    proxy.remove_pod(&server.key(), Duration::from_secs(2));
     round_trip(&mut stream, b"meanwhile").await;
     expect_reset(&mut stream).await;
     check_flow(&world.flow(1).await, Verdict::Forwarded, "pod_removed");
