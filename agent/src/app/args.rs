@@ -267,3 +267,18 @@ fn log_filter(text: &str) -> Result<String, String> {
         .map(|_| text.to_owned())
         .map_err(|error| error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::SourceArg;
+
+    #[test]
+    fn sources() {
+        assert_eq!("kube".parse(), Ok(SourceArg::Kube));
+        let directory = SourceArg::Directory("/a:b".into());
+        assert_eq!("dir:/a:b".parse(), Ok(directory));
+        for text in ["", "dir:", "kube:x", "/a", "file:/a"] {
+            assert!(text.parse::<SourceArg>().is_err(), "{text}");
+        }
+    }
+}

@@ -137,7 +137,10 @@ pub(super) fn source(
     let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
     match given {
         Some(SourceArg::Directory(path)) => Ok(cluster::Config::Directory(path.clone())),
-        None if !in_pod => anyhow::bail!("--source is missing: outside of a pod it is needed"),
+        None if !in_pod => anyhow::bail!(
+            "give --source dir:PATH or --source kube: only in a pod of a cluster, where \
+             KUBERNETES_SERVICE_HOST is set, it may be left out"
+        ),
         Some(SourceArg::Kube) | None => Ok(cluster::Config::Kube {
             access: kube.access(),
             kinds,

@@ -26,8 +26,14 @@ const EARLY: Duration = Duration::from_secs(5);
 /// API servers send a bookmark about each minute; without one for so long, the connection
 /// is dead.
 const BOOKMARK: Duration = Duration::from_secs(100);
-/// A pause of the first events, after which the API server has no more of them.
+/// The first events come without a longer pause.
 const INITIAL: Duration = Duration::from_secs(15);
+/// So many streamed lists in a row that come to no end, and the API server is taken for one
+/// that does not know of them. One that is only slow should not be asked for more.
+const ENDLESS: u32 = 2;
+/// Reading everything once more is put off by so much for each object, on average, so that
+/// a large cluster's agents do not all ask for everything of it at one time.
+const PER_OBJECT: Duration = Duration::from_micros(100);
 /// A watch that lasts so long is well.
 const WELL: Duration = Duration::from_secs(30);
 /// Whether a kind has been installed is looked at so often, on average.
@@ -57,6 +63,8 @@ pub(super) struct Watcher {
     backoff: Backoff,
     /// The API server can stream a list.
     streams: bool,
+    /// Streamed lists that fell silent, in a row.
+    silent: u32,
     /// The next list is for this reason.
     relist: Option<Relist>,
     /// Since when the watch stands.
@@ -92,6 +100,7 @@ impl Watcher {
             reports,
             backoff: Backoff::default(),
             streams: true,
+            silent: 0,
             relist: None,
             watching: None,
             bookmarks: false,
@@ -182,7 +191,13 @@ impl Watcher {
                 }
                 Ok(false) if started.elapsed() + EARLY < lasts => return Ok(End::Early),
                 Ok(false) => return Ok(End::Due),
-                Err(Failure::Silent(_)) if initial => return Err(Failure::Endless),
+                Err(Failure::Silent(_)) if initial && self.silent + 1 >= ENDLESS => {
+                    return Err(Failure::Endless);
+                }
+                Err(failure @ Failure::Silent(_)) if initial => {
+                    self.silent += 1;
+                    return Err(failure);
+                }
                 Err(failure) => return Err(failure),
             }
             let mut changes = Vec::new();
@@ -235,6 +250,7 @@ impl Watcher {
                 }
                 self.bookmarks = true;
                 self.reflector.finish(&version, changes);
+                self.silent = 0;
                 *initial = false;
             }
             Event::Bookmark { version, .. } => {
@@ -295,13 +311,15 @@ impl Watcher {
             return self.missing().await;
         }
         self.away.interrupt();
+        let mut wait = self.backoff.after_failure(rand::random());
         if let Some(reason) = failure.relist()
             && !listing
         {
             self.reflector.expire();
             self.relist = Some(reason);
+            let objects = u32::try_from(self.reflector.len()).unwrap_or(u32::MAX);
+            wait += spread(PER_OBJECT.saturating_mul(objects), rand::random());
         }
-        let wait = self.backoff.after_failure(rand::random());
         let asked = failure.retry_after().unwrap_or_default();
         self.failed(&failure).await;
         wait.max(spread(asked, rand::random()).max(asked))

@@ -98,6 +98,7 @@ async fn a_server_that_does_not_know_of_streamed_lists_is_asked_for_pages() {
         let mut world = World::new(PODS);
         let endless = world.api.stream("pods");
         endless.lines(&[added(&pod("a", "10.0.0.1", 1))]);
+        let again = silent.then(|| world.api.stream("pods"));
         if !silent {
             endless.lines(&[bookmark(1)]);
         }
@@ -107,7 +108,20 @@ async fn a_server_that_does_not_know_of_streamed_lists_is_asked_for_pages() {
         let _watch = world.api.stream("pods");
         let snapshot = world.state(|it| it.revision > 0).await;
         assert_eq!(snapshot.pods.len(), 1);
+        drop(again);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_is_slow_once_is_not_asked_for_more() {
+    let mut world = World::new(PODS);
+    let slow = world.api.stream("pods");
+    slow.lines(&[added(&pod("a", "10.0.0.1", 1))]);
+    let list = world.api.stream("pods");
+    list.lines(&[added(&pod("a", "10.0.0.1", 1)), end_of_list(5)]);
+    world.state(|it| it.revision > 0).await;
+    assert_eq!(world.api.requests(), [LIST, LIST]);
+    drop(slow);
 }
 
 #[tokio::test(start_paused = true)]
