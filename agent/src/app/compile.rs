@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use crate::model::NodeName;
 use crate::policy::Table;
 use crate::state::Snapshot;
 
-/// The channel of tables, with the table of the empty state in it.
-pub(super) fn tables() -> (watch::Sender<Arc<Table>>, watch::Receiver<Arc<Table>>) {
-    watch::channel(Arc::new(Table::compile(None, Snapshot::default())))
+/// The channel of a node's tables, with the table of the empty state in it.
+pub(super) fn tables(node: NodeName) -> (watch::Sender<Arc<Table>>, watch::Receiver<Arc<Table>>) {
+    watch::channel(Arc::new(Table::of_node(node)))
 }
 
 /// Compiles every snapshot that comes; those that come while it compiles are skipped.

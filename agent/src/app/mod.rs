@@ -84,7 +84,7 @@ async fn agent(config: AgentConfig) -> anyhow::Result<()> {
     // Objects to snapshots to tables.
     let (source, read) = cluster::start(config.source.clone(), config.trust_domain.clone()).await?;
     tasks.keep("source", read);
-    let (tables_in, tables) = compile::tables();
+    let (tables_in, tables) = compile::tables(config.node.clone());
     tasks.start("policy", compile::run(source.snapshots.clone(), tables_in));
 
     // Tables to connections.

@@ -9,7 +9,7 @@ use imbl::ordmap::DiffItem;
 
 use super::authorization::Compiled;
 use super::inbound::InboundPolicy;
-use crate::model::NamespacedName;
+use crate::model::{NamespacedName, NodeName};
 use crate::state::{MeshPolicy, Pod, PolicyScope, ROOT_NAMESPACE, Service, Snapshot};
 
 /// What a snapshot means. A clone is O(1).
@@ -17,7 +17,9 @@ use crate::state::{MeshPolicy, Pod, PolicyScope, ROOT_NAMESPACE, Service, Snapsh
 pub struct Table {
     snapshot: Snapshot,
     policies: OrdMap<NamespacedName, Arc<Compiled>>,
-    /// Of every enrolled pod.
+    /// Whose connections are decided on; `None`: all pods'.
+    node: Option<NodeName>,
+    /// Of every enrolled pod of the node.
     inbound: OrdMap<NamespacedName, Arc<InboundPolicy>>,
     unknown: Arc<InboundPolicy>,
 }
@@ -31,6 +33,15 @@ struct Affected {
 }
 
 impl Table {
+    /// The table of the empty state, for the pods of one node: what is compiled from it
+    /// keeps no policies of pods that run elsewhere.
+    pub fn of_node(node: NodeName) -> Self {
+        Self {
+            node: Some(node),
+            ..Self::compile(None, Snapshot::default())
+        }
+    }
+
     /// The table of a snapshot. What didn't change since `previous` is taken over, so
     /// that the cost is that of the change, and an unchanged [`InboundPolicy`] stays
     /// the same `Arc`. Objects that make no sense deny; they never stop this.
@@ -38,6 +49,7 @@ impl Table {
         let mut table = previous.cloned().unwrap_or_else(|| Self {
             snapshot: Snapshot::default(),
             policies: OrdMap::new(),
+            node: None,
             inbound: OrdMap::new(),
             unknown: Arc::new(InboundPolicy::unknown()),
         });
@@ -58,10 +70,23 @@ impl Table {
         self.snapshot.pods_by_ip.get(&ip.to_canonical())
     }
 
-    /// The inbound policy of an enrolled pod. Of any other pod: one that denies
-    /// everything, since nobody should be asking.
+    /// The inbound policy of an enrolled pod; that of a pod on another node is made for
+    /// whoever asks. Of any other pod: one that denies everything, since nobody should
+    /// be asking.
     pub fn inbound(&self, pod: &NamespacedName) -> Arc<InboundPolicy> {
-        Arc::clone(self.inbound.get(pod).unwrap_or(&self.unknown))
+        if let Some(policy) = self.inbound.get(pod) {
+            return Arc::clone(policy);
+        }
+        let elsewhere = self.snapshot.pods.get(pod).filter(|pod| pod.enrolled);
+        match elsewhere {
+            Some(pod) => Arc::new(self.compile_pod(pod)),
+            None => Arc::clone(&self.unknown),
+        }
+    }
+
+    /// The pod's connections are decided on with this table.
+    fn serves(&self, pod: &Pod) -> bool {
+        pod.enrolled && (self.node.is_none() || self.node == pod.node)
     }
 
     /// The scope covers the pod.
@@ -114,14 +139,26 @@ impl Table {
     fn compile_pods(&mut self, affected: Affected) {
         let mut names = affected.pods;
         let all = &self.snapshot.pods;
-        if affected.mesh {
-            names.extend(all.keys().cloned());
-        }
-        for namespace in &affected.namespaces {
-            names.extend(Snapshot::in_namespace(all, namespace).map(|(name, _)| name.clone()));
+        match &self.node {
+            Some(node) => {
+                let concerned = |pod: &&Arc<Pod>| {
+                    affected.mesh || affected.namespaces.contains(&pod.name.namespace)
+                };
+                let local = self.snapshot.pods_of_node(node).iter();
+                names.extend(local.filter(concerned).map(|pod| pod.name.clone()));
+            }
+            None if affected.mesh => names.extend(all.keys().cloned()),
+            None => {
+                let of = |namespace| Snapshot::in_namespace(all, namespace);
+                let pods = affected
+                    .namespaces
+                    .iter()
+                    .flat_map(|namespace| of(namespace));
+                names.extend(pods.map(|(name, _)| name.clone()));
+            }
         }
         for name in names {
-            match self.snapshot.pods.get(&name).filter(|pod| pod.enrolled) {
+            match self.snapshot.pods.get(&name).filter(|pod| self.serves(pod)) {
                 Some(pod) => {
                     let new = self.compile_pod(pod);
                     if self.inbound.get(&name).is_none_or(|old| **old != new) {
@@ -232,7 +269,8 @@ impl Affected {
             new: (_, new),
         } = change
         {
-            let same = old.enrolled == new.enrolled && old.labels == new.labels;
+            let same =
+                old.enrolled == new.enrolled && old.node == new.node && old.labels == new.labels;
             if same && old.ips == new.ips {
                 return;
             }

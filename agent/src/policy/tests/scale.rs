@@ -1,6 +1,7 @@
 //! What a change costs does not depend on how large the cluster is.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::policy::Table;
@@ -100,9 +101,32 @@ fn a_change_costs_the_same_in_a_cluster_fifty_times_larger() {
 }
 
 #[test]
+fn a_table_of_a_node_keeps_the_policies_of_its_pods() {
+    let mut cluster = Cluster::of(300);
+    let snapshot = cluster.table.snapshot().clone();
+    let mut table = Table::compile(Some(&Table::of_node(node("n1"))), snapshot);
+    let (local, remote) = (numbered_pod(PODS).name, numbered_pod(0).name);
+    let same = |name| Arc::ptr_eq(&table.inbound(name), &table.inbound(name));
+    assert!(same(&local));
+    assert!(!same(&remote), "made for whoever asks");
+    assert_eq!(table.inbound(&remote), cluster.table.inbound(&remote));
+    // What comes to the node is known from then on, and what leaves it is let go.
+    for (number, to) in [(0, "n1"), (PODS, "n2")] {
+        let moved = Pod {
+            node: Some(node(to)),
+            ..numbered_pod(number)
+        };
+        cluster.world.put(Object::Pod(moved));
+    }
+    table = Table::compile(Some(&table), cluster.world.now());
+    let same = |name| Arc::ptr_eq(&table.inbound(name), &table.inbound(name));
+    assert!(same(&remote) && !same(&local));
+}
+
+#[test]
 fn pods_of_a_namespace_share_a_policy() {
     let cluster = Cluster::of(200);
     let policy = |number: usize| cluster.table.inbound(&numbered_pod(number).name);
     assert!(policy(0).is_known());
-    assert!(std::sync::Arc::ptr_eq(&policy(0), &policy(99)));
+    assert!(Arc::ptr_eq(&policy(0), &policy(99)));
 }
