@@ -17,6 +17,7 @@ mod faults;
 mod harness;
 mod hbone;
 mod install;
+mod kube;
 mod mesh;
 mod peer;
 mod policies;
@@ -148,6 +149,7 @@ fn main() -> ExitCode {
         harness::TESTS,
         hbone::TESTS,
         install::TESTS,
+        kube::TESTS,
         policies::TESTS,
         probes::TESTS,
         services::TESTS,
