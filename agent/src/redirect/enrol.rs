@@ -13,6 +13,7 @@ use std::sync::Arc;
 use aya::programs::links::PinnedLink;
 use fairlead_common::abi::{Ip, Ports};
 
+use super::keep::lookup_pin;
 use super::kernel::in_map;
 use super::listeners::{self, Listeners};
 use super::netns::Netns;
@@ -127,7 +128,7 @@ impl Redirector {
         let cookie = entry.netns.cookie();
         // What can fail comes first, so that all is there for another attempt.
         drop(entry.link.take());
-        if let Err(error) = pins::remove(&self.pins.path(&lookup_pin(cookie))) {
+        if let Err(error) = pins::remove(&self.pins.path(&lookup_pin(&entry.pod.uid, cookie))) {
             drop(self.entries.insert(name.clone(), entry));
             return Err(error);
         }
@@ -206,7 +207,7 @@ impl Redirector {
             let reason = "it has an IPv6 address, but its network namespace has no IPv6 loopback";
             return Err(refusal(pod, reason));
         }
-        let link = self.attach_lookup(&pod.name, netns)?;
+        let link = self.attach_lookup(pod, netns)?;
         // Before this point nothing has changed for the pod but the way in, which
         // resets until the listeners are in place.
         let mut entry = Entry {
@@ -241,6 +242,7 @@ impl Redirector {
             entry.seeded.dedup();
         }
         drop(self.entries.insert(pod.name.clone(), entry));
+        self.release(cookie)?;
         Ok(Enrolled {
             listeners,
             network: Network {
@@ -256,17 +258,17 @@ impl Redirector {
     /// Attaches the hook on the namespace, unless the pod was blocked and has it.
     pub(super) fn attach_lookup(
         &mut self,
-        name: &NamespacedName,
+        pod: &Pod,
         netns: &Netns,
     ) -> Result<PinnedLink, RedirectError> {
         let kept = self
             .entries
-            .get_mut(name)
+            .get_mut(&pod.name)
             .and_then(|entry| entry.link.take());
         if let Some(link) = kept {
             return Ok(link);
         }
-        let pin = self.pins.path(&lookup_pin(netns.cookie()));
+        let pin = self.pins.path(&lookup_pin(&pod.uid, netns.cookie()));
         if let Ok(link) = PinnedLink::from_pin(&pin) {
             // A failed attempt of this instance left it. To attach another instead
             // would leave a gap.
@@ -325,11 +327,6 @@ fn refusal(pod: &Pod, reason: &'static str) -> RedirectError {
         pod: pod.name.clone(),
         reason,
     }
-}
-
-/// The name of the pin of a namespace's hook.
-fn lookup_pin(cookie: u64) -> String {
-    format!("lookup-{cookie}")
 }
 
 /// Ends connections and takes them off the list; how many there were.

@@ -104,7 +104,7 @@ impl Redirector {
         for &ip in &plan.addresses {
             self.kernel.remove_listeners(ip);
         }
-        let link = self.attach_lookup(&pod.name, netns);
+        let link = self.attach_lookup(pod, netns);
         match written.and(link) {
             Ok(link) => {
                 let _was = self.unguarded.remove(&pod.name);
@@ -127,6 +127,9 @@ impl Redirector {
                 };
                 self.names.insert(cookie, pod);
                 drop(self.entries.insert(pod.name.clone(), entry));
+                if let Err(error) = self.release(cookie) {
+                    tracing::warn!(pod = %pod.name, %error, "an earlier hook stays beside this one's");
+                }
                 tracing::warn!(pod = %pod.name, "the pod is blocked until it can be enrolled");
             }
             Err(error) => {

@@ -30,6 +30,7 @@ mod events;
 mod find;
 mod guard;
 mod handover;
+mod keep;
 mod kernel;
 mod kubelet;
 mod listeners;
@@ -66,6 +67,7 @@ pub use probe::{Check, Outcome, probe};
 pub use status::{PodStatus, Status};
 
 use crate::model::{NamespacedName, NodeName};
+use crate::state::Pod;
 use cgroup::{AgentCgroup, file};
 use enrol::Entry;
 use events::Names;
@@ -103,6 +105,8 @@ pub struct Redirector {
     entries: BTreeMap<NamespacedName, Entry>,
     /// Pods that failed to be enrolled and could not even be blocked.
     unguarded: BTreeSet<NamespacedName>,
+    /// By cookie.
+    kept: BTreeMap<u64, keep::Kept>,
     names: Names,
     kubelet: kubelet::Watch,
     /// Of programs on cgroups. Held open so that they outlive their pins.
@@ -138,6 +142,7 @@ impl Redirector {
             hosts: hosts(&home),
             entries: BTreeMap::new(),
             unguarded: BTreeSet::new(),
+            kept: BTreeMap::new(),
             names: Names::default(),
             kubelet: kubelet::Watch::default(),
             config,
@@ -163,14 +168,19 @@ impl Redirector {
     /// meshed has been enrolled, or its enrolment has failed: what failed is
     /// blocked by then. Does nothing where there is nothing left.
     ///
+    /// `lost` are pods that are to be meshed and have not been found: those that an earlier
+    /// instance guards stay refused, until they are found or
+    /// [`Redirector::keep_only`] lets them go.
+    ///
     /// [`RedirectError::Unguarded`] names pods that could not even be blocked;
     /// enrol or un-enrol these, and call again.
-    pub fn take_over(&mut self) -> Result<(), RedirectError> {
+    pub fn take_over(&mut self, lost: &[Arc<Pod>]) -> Result<(), RedirectError> {
         if !self.unguarded.is_empty() {
             return Err(RedirectError::Unguarded {
                 pods: self.unguarded.iter().cloned().collect(),
             });
         }
+        self.keep(lost)?;
         self.pins.drop_previous()
     }
 

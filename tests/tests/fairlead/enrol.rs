@@ -27,6 +27,8 @@ pub(crate) const TESTS: &[Test] = &[
     Test::node("enrol::a_pod_without_an_address_is_refused", no_address).with(&["python3"]),
     Test::node("enrol::a_namespace_outlives_its_path", outlived).with(&["python3"]),
     Test::node("enrol::a_deleted_pod_that_runs_is_refused", deleted).with(&["python3"]),
+    Test::node("enrol::a_pod_that_the_next_agent_does_not_find_stays_refused", lost)
+        .with(&["python3"]),
     Test::node("enrol::processes_outside_the_cgroup_are_a_problem", unseen),
 ];
 
@@ -467,6 +469,39 @@ fn deleted() -> Result<()> {
     until("that it is let go", SOON, || {
         node.log().ok()?.contains("let the pod go").then_some(())
     })
+}
+
+/// What the next agent can't find was guarded by the one before.
+fn lost() -> Result<()> {
+    let mut node = Node::up(&[])?;
+    let (pod, other) = (node.pod("shop", "web")?, node.pod("shop", "other")?);
+    pod.publish()?;
+    other.publish()?;
+    node.agent()?.wait_enrolled(&[&pod, &other])?;
+    node.agent.take().context("it runs")?.process.kill();
+    let mut object = pod.manifest();
+    object["metadata"]["annotations"]["fairlead.dev/netns"] = "/run/netns/nowhere".into();
+    node.world.manifests().apply(&object)?;
+    node.start()?;
+    node.agent()?.wait_enrolled(&[&other])?;
+    carried(&dial(&other)?)?;
+    node.reported("shop/web")?;
+    ensure!(dial(&pod)? == "PermissionError 1", "it is open");
+    pod.publish()?;
+    node.agent()?.wait_enrolled(&[&pod])?;
+    carried(&dial(&pod)?)?;
+    // Likewise one that is not to be meshed any more.
+    node.agent.take().context("it runs")?.process.kill();
+    node.world.manifests().apply(&object)?;
+    node.start()?;
+    node.agent()?.wait_enrolled(&[&other])?;
+    ensure!(dial(&pod)? == "PermissionError 1", "it is open");
+    object["metadata"]["labels"]["fairlead.dev/mesh"] = "disabled".into();
+    node.world.manifests().apply(&object)?;
+    until("it is let go", SOON, || {
+        dial(&pod).ok()?.starts_with("OSError 1").then_some(())
+    })
+    .with_context(|| dial(&pod).unwrap_or_default())
 }
 
 fn unseen() -> Result<()> {

@@ -180,7 +180,8 @@ impl Enroller {
             self.unseen = self.redirector.unseen();
         }
         self.sandboxes.answer(&self.roster, Instant::now());
-        let error = self.take_over().or_else(|| self.kubelet_problem.clone());
+        let lost = self.lost(snapshot);
+        let error = self.take_over(&lost).or_else(|| self.kubelet_problem.clone());
         self.publish(error);
     }
 
@@ -440,19 +441,34 @@ impl Enroller {
         self.kubelet_problem = problem;
     }
 
-    /// Every pod had its turn, so that what the last agent left is not needed any more.
-    fn take_over(&mut self) -> Option<String> {
-        if self.taken_over {
-            return None;
+    /// Pods that are to be meshed and have not been found, where that matters: while an
+    /// earlier agent's guard is in force, which may be all that they have.
+    fn lost(&self, snapshot: &Snapshot) -> Vec<Arc<Pod>> {
+        if self.taken_over && !self.redirector.keeps_any() {
+            return Vec::new();
         }
-        match self.redirector.take_over() {
+        let pods = snapshot.pods_of_node(&self.config.node).iter();
+        pods.filter(|pod| snapshot.wants(pod) && !self.redirector.is_guarded(&pod.name))
+            .filter(|pod| !self.sandboxes.has_gone(pod))
+            .cloned()
+            .collect()
+    }
+
+    /// Every pod had its turn, so that what the last agent left is not needed any more.
+    fn take_over(&mut self, lost: &[Arc<Pod>]) -> Option<String> {
+        let done = if self.taken_over {
+            self.redirector.keep_only(lost)
+        } else {
+            self.redirector.take_over(lost)
+        };
+        match done {
             Ok(()) => {
                 self.taken_over = true;
                 None
             }
             Err(error) => Some(format!(
-                "what the last agent left is still in force: {:#}",
-                anyhow::Error::from(error)
+                "what the last agent left is still in force: {}",
+                in_one_line(error)
             )),
         }
     }

@@ -197,6 +197,14 @@ impl Sandboxes {
         }
     }
 
+    /// The runtime has said that the pod's sandbox went.
+    pub(super) fn has_gone(&self, pod: &Pod) -> bool {
+        let sandbox = self.known.get(&pod.name);
+        sandbox.is_some_and(|sandbox| {
+            matches!(sandbox.state, Told::Gone) && is_of(sandbox.uid.as_deref(), pod)
+        })
+    }
+
     /// Answers those whose pods are enrolled by now, and those whose time is up.
     pub(super) fn answer(&mut self, roster: &Roster, now: Instant) {
         self.waiting.retain(|waiting| {

@@ -130,7 +130,7 @@ fn obey(redirector: &mut Redirector, command: &Value) -> Result<Value> {
         }
         "tidy" => json!(redirector.tidy()?),
         "take over" => {
-            redirector.take_over()?;
+            redirector.take_over(&[])?;
             Value::Null
         }
         "vanished" => json!(redirector.vanished()),
