@@ -10,7 +10,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -66,6 +66,14 @@ pub enum InstallError {
     },
 }
 
+/// What tells one version of a file from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
+    inode: u64,
+    bytes: u64,
+    changed: (i64, i64),
+}
+
 /// Where the plugin goes.
 #[derive(Clone, Debug)]
 pub struct Installer {
@@ -84,6 +92,17 @@ impl Installer {
             Some(directory) => directory.join(OWN_DIRECTORY).join(DECISIONS),
             None => self.run_dir.join(DECISIONS),
         }
+    }
+
+    /// By this the installed program is told from another one; `None` where there is none.
+    pub(super) fn binary_stamp(&self) -> Option<Stamp> {
+        let path = self.bin_dir.as_ref()?.join(PLUGIN);
+        let data = fs::metadata(path).ok()?;
+        Some(Stamp {
+            inode: data.ino(),
+            bytes: data.len(),
+            changed: (data.ctime(), data.ctime_nsec()),
+        })
     }
 
     /// Copies `program` to where the runtime looks for the plugin. Returns whether it was

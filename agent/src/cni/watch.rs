@@ -8,7 +8,7 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 
-use super::install::{InstallError, Installer};
+use super::install::{InstallError, Installer, Stamp};
 
 /// How often it is looked at, besides whenever something changes there.
 const LOOK: Duration = Duration::from_secs(10);
@@ -26,6 +26,7 @@ pub async fn keep_installed(
 ) {
     let changed = Arc::new(Notify::new());
     let mut watcher = None;
+    let mut binary = None;
     loop {
         if watcher.is_none() {
             watcher = installer
@@ -34,11 +35,15 @@ pub async fn keep_installed(
                 .and_then(|path| watch_directory(path, &changed));
         }
         let look = installer.clone();
-        let looked = tokio::task::spawn_blocking(move || install(&look, program)).await;
-        let Ok(result) = looked else {
+        let looked = tokio::task::spawn_blocking(move || {
+            let result = install(&look, program, &mut binary);
+            (result, binary)
+        });
+        let Ok((result, seen)) = looked.await else {
             // It panicked or the runtime ends: whoever owns this task sees it end.
             return;
         };
+        binary = seen;
         let now = result.err().map(|error| in_one_line(&error));
         let _differs = trouble.send_if_modified(|before| {
             let differs = *before != now;
@@ -54,9 +59,18 @@ pub async fn keep_installed(
     }
 }
 
-fn install(installer: &Installer, program: &Path) -> Result<(), InstallError> {
-    if installer.install_binary(program)? {
-        tracing::info!(directory = ?installer.bin_dir, "installed the CNI plugin");
+/// `binary` is what was seen of the installed program: it is compared only where that has
+/// changed.
+fn install(
+    installer: &Installer,
+    program: &Path,
+    binary: &mut Option<Stamp>,
+) -> Result<(), InstallError> {
+    if binary.is_none() || *binary != installer.binary_stamp() {
+        if installer.install_binary(program)? {
+            tracing::info!(directory = ?installer.bin_dir, "installed the CNI plugin");
+        }
+        *binary = installer.binary_stamp();
     }
     if let Some(path) = installer.install_configuration()? {
         tracing::info!(path = %path.display(), "added the CNI plugin to the node's network");

@@ -150,10 +150,9 @@ pub(super) fn is_within(inner: &Path, outer: &Path) -> bool {
 }
 
 /// The hooks on the cgroup `point` see the sockets of this process, or it has ended.
-pub(super) fn sees(point: &Path, pid: u32) -> bool {
-    let (Ok(mount), Ok(text)) = (mount(), fs::read_to_string(format!("/proc/{pid}/cgroup"))) else {
-        return true;
-    };
+/// `mount` is where the hierarchy of version 2 is.
+pub(super) fn sees(mount: &Path, point: &Path, pid: u32) -> bool {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
     let own = text.lines().find_map(|line| line.strip_prefix("0::/"));
     own.is_none_or(|own| is_within(&mount.join(own), point))
 }

@@ -70,9 +70,12 @@ impl Redirector {
             .map(|(name, entry)| (entry.netns.identity(), name))
             .collect();
         let mut unseen: BTreeMap<NamespacedName, Vec<u32>> = BTreeMap::new();
+        let Ok(mount) = cgroup::mount() else {
+            return unseen;
+        };
         for (pid, _, namespace) in namespaces() {
             if let Some(name) = names.get(&namespace)
-                && !cgroup::sees(&self.config.cgroup, pid)
+                && !cgroup::sees(&mount, &self.config.cgroup, pid)
             {
                 unseen.entry((*name).clone()).or_default().push(pid);
             }

@@ -74,8 +74,8 @@ impl Redirector {
         for directory in self.pins.previous().to_vec() {
             for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
                 let name = entry.file_name().to_string_lossy().into_owned();
-                let found = namespace_of(&name)
-                    .and_then(|(cookie, uid)| Some((cookie, *by_uid.get(uid)?)));
+                let found =
+                    namespace_of(&name).and_then(|(cookie, uid)| Some((cookie, *by_uid.get(uid)?)));
                 if let Some((cookie, pod)) = found {
                     self.keep_one(cookie, pod, entry.path())?;
                 }
@@ -139,7 +139,13 @@ mod tests {
 
     #[test]
     fn other_pins_name_none() {
-        for name in ["connect4", "lookup-42", "lookup-42-", "lookup-x-1", "sockops"] {
+        for name in [
+            "connect4",
+            "lookup-42",
+            "lookup-42-",
+            "lookup-x-1",
+            "sockops",
+        ] {
             assert_eq!(namespace_of(name), None, "{name}");
         }
     }

@@ -27,8 +27,11 @@ pub(crate) const TESTS: &[Test] = &[
     Test::node("enrol::a_pod_without_an_address_is_refused", no_address).with(&["python3"]),
     Test::node("enrol::a_namespace_outlives_its_path", outlived).with(&["python3"]),
     Test::node("enrol::a_deleted_pod_that_runs_is_refused", deleted).with(&["python3"]),
-    Test::node("enrol::a_pod_that_the_next_agent_does_not_find_stays_refused", lost)
-        .with(&["python3"]),
+    Test::node(
+        "enrol::a_pod_that_the_next_agent_does_not_find_stays_refused",
+        lost,
+    )
+    .with(&["python3"]),
     Test::node("enrol::processes_outside_the_cgroup_are_a_problem", unseen),
 ];
 

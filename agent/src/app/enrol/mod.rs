@@ -11,7 +11,9 @@
 //! A pod that can't be enrolled is blocked by the kernel side, reported and tried
 //! again. What an earlier agent left in force goes once all pods had their turn.
 
+mod calls;
 mod departures;
+mod leave;
 mod roster;
 mod sandboxes;
 
@@ -25,7 +27,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::network::Adaptor;
 use crate::admin::{PodState, PodStatus};
-use crate::cni::{Call, Command, PodRef, Reply};
+use crate::cni::Call;
 use crate::identity::Identities;
 use crate::model::{NamespacedName, NodeName};
 use crate::policy::Table;
@@ -34,7 +36,7 @@ use crate::redirect::{self, Netns, RedirectError, Redirector};
 use crate::state::{Pod, Snapshot};
 use departures::Departures;
 use roster::{Member, Roster, State, Step, Wanted};
-use sandboxes::{Arrival, Sandboxes, is_of};
+use sandboxes::Sandboxes;
 
 /// How often what only the kernel knows is looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -176,12 +178,14 @@ impl Enroller {
             }
         }
         self.depart();
+        self.sandboxes.answer(&self.roster, Instant::now());
         if self.roster.enrolments() > enrolled {
             self.unseen = self.redirector.unseen();
         }
-        self.sandboxes.answer(&self.roster, Instant::now());
         let lost = self.lost(snapshot);
-        let error = self.take_over(&lost).or_else(|| self.kubelet_problem.clone());
+        let error = self
+            .take_over(&lost)
+            .or_else(|| self.kubelet_problem.clone());
         self.publish(error);
     }
 
@@ -213,69 +217,6 @@ impl Enroller {
         let told = told.into_iter();
         places.extend(told.map(|(name, netns)| (name.clone(), Ok(netns))));
         places
-    }
-
-    /// What the CNI plugin asks. What is not answered at once is after the next pass.
-    fn take_call(&mut self, call: Call, snapshot: &Snapshot) {
-        let Call {
-            request,
-            netns,
-            reply,
-        } = call;
-        let answer = |text: Reply| reply.try_send(text).unwrap_or_default();
-        match (request.command, &request.pod, netns) {
-            (Command::Gc, _, _) => {
-                self.sandboxes.keep(&request.valid);
-                answer(Reply::not_meshed());
-            }
-            (Command::Add, Some(pod), Some(netns)) => {
-                let name = NamespacedName::new(&*pod.namespace, &*pod.name);
-                let path = request.netns.clone().into();
-                match self.redirector.take_in(&name, netns, path) {
-                    Ok(netns) => {
-                        let patience = request.patience();
-                        let arrival = Arrival {
-                            pod: pod.clone(),
-                            container: request.container,
-                            netns,
-                            ips: request.ips,
-                            patience,
-                            reply,
-                        };
-                        self.sandboxes.add(arrival, Instant::now());
-                    }
-                    Err(error) => answer(Reply::refused(in_one_line(error))),
-                }
-            }
-            (Command::Del, Some(pod), _) => {
-                let name = NamespacedName::new(&*pod.namespace, &*pod.name);
-                let redirector = &self.redirector;
-                let empty = || !redirector.is_inhabited(&name);
-                self.sandboxes.remove(pod, &request.container, empty);
-                // The addresses are free for others as soon as this is answered.
-                self.pass(snapshot);
-                answer(Reply::not_meshed());
-            }
-            (Command::Check, Some(pod), _) => answer(self.check(pod, snapshot)),
-            (Command::Add | Command::Del | Command::Check, _, _) => {
-                answer(Reply::refused("the plugin's request makes no sense"));
-            }
-        }
-    }
-
-    /// Whether a pod that was started is still as it should be.
-    fn check(&self, pod: &PodRef, snapshot: &Snapshot) -> Reply {
-        let name = NamespacedName::new(&*pod.namespace, &*pod.name);
-        let object = snapshot.pods.get(&name);
-        let object = object.filter(|object| is_of(pod.uid.as_deref(), object));
-        if !object.is_some_and(|object| snapshot.wants(object)) {
-            return Reply::not_meshed();
-        }
-        match self.roster.member(&name).map(|member| &member.state) {
-            Some(State::Enrolled) => Reply::enrolled(),
-            Some(State::Failed { error, .. }) => Reply::refused(error.clone()),
-            Some(State::Pending) | None => Reply::refused("it is not enrolled"),
-        }
     }
 
     fn enrol(&mut self, pod: &Arc<Pod>, place: Option<Result<Arc<Netns>, RedirectError>>) {
@@ -330,45 +271,6 @@ impl Enroller {
         Ok(())
     }
 
-    /// Lets a pod go. One that is gone from the state while processes of it go on is refused
-    /// until they have ended: nothing says that it may talk plaintext.
-    fn leave(&mut self, pod: &Arc<Pod>, snapshot: &Snapshot) {
-        self.proxy.remove_pod(&PodKey::of(pod), self.config.grace);
-        let known = snapshot.pods.get(&pod.name);
-        if known.is_none_or(|known| known.uid != pod.uid) && self.redirector.is_inhabited(&pod.name)
-        {
-            self.redirector.hold(&pod.name);
-            self.departures.when_empty(&pod.name);
-            tracing::info!(pod = %pod.name, "the pod was deleted and still runs; it is refused");
-        } else {
-            self.departures.at_once(&pod.name);
-        }
-    }
-
-    /// Takes out of the kernel whoever has left.
-    fn depart(&mut self) {
-        let roster = &self.roster;
-        self.departures.retain(|name| roster.member(name).is_none());
-        for name in self
-            .departures
-            .due(|name| self.redirector.is_inhabited(name))
-        {
-            match self.redirector.unenrol(&name) {
-                Ok(()) => {
-                    self.departures.done(&name);
-                    tracing::info!(pod = %name, "let the pod go");
-                }
-                Err(error) => {
-                    let error = in_one_line(error);
-                    if self.departures.failed(&name, &error) {
-                        let text = "cannot take the pod out of the kernel; trying again";
-                        tracing::warn!(pod = %name, error, "{text}");
-                    }
-                }
-            }
-        }
-    }
-
     /// The pod is to be enrolled in another way at once: it is not open in between.
     fn hold(&mut self, pod: &Arc<Pod>) {
         self.redirector.hold(&pod.name);
@@ -400,26 +302,6 @@ impl Enroller {
                 self.roster.failed(&pod.name, error, now());
                 self.hold(pod);
             }
-        }
-    }
-
-    /// Pods whose namespace has gone while the state still has them.
-    fn forget_vanished(&mut self) {
-        let vanished: BTreeSet<NamespacedName> = self.redirector.vanished().into_iter().collect();
-        let members = self.roster.members();
-        let pods: Vec<Arc<Pod>> = members
-            .filter(|member| vanished.contains(&member.pod.name))
-            .map(|member| Arc::clone(&member.pod))
-            .collect();
-        for pod in pods {
-            self.proxy.remove_pod(&PodKey::of(&pod), self.config.grace);
-            // One that comes back is another namespace's, so that nothing is lost with it.
-            if let Err(error) = self.redirector.unenrol(&pod.name) {
-                let error = in_one_line(error);
-                tracing::warn!(pod = %pod.name, error, "cannot take the pod out of the kernel");
-            }
-            let error = "its network namespace has gone".to_owned();
-            self.roster.failed(&pod.name, error, now());
         }
     }
 

@@ -1,0 +1,70 @@
+//! Pods that leave, and those whose namespace has gone.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::{Enroller, in_one_line, now};
+use crate::model::NamespacedName;
+use crate::proxy::PodKey;
+use crate::state::{Pod, Snapshot};
+
+impl Enroller {
+    /// Lets a pod go. One that is gone from the state while processes of it go on is refused
+    /// until they have ended: nothing says that it may talk plaintext.
+    pub(super) fn leave(&mut self, pod: &Arc<Pod>, snapshot: &Snapshot) {
+        self.proxy.remove_pod(&PodKey::of(pod), self.config.grace);
+        let known = snapshot.pods.get(&pod.name);
+        if known.is_none_or(|known| known.uid != pod.uid) && self.redirector.is_inhabited(&pod.name)
+        {
+            self.redirector.hold(&pod.name);
+            self.departures.when_empty(&pod.name);
+            tracing::info!(pod = %pod.name, "the pod was deleted and still runs; it is refused");
+        } else {
+            self.departures.at_once(&pod.name);
+        }
+    }
+
+    /// Takes out of the kernel whoever has left.
+    pub(super) fn depart(&mut self) {
+        let roster = &self.roster;
+        self.departures.retain(|name| roster.member(name).is_none());
+        for name in self
+            .departures
+            .due(|name| self.redirector.is_inhabited(name))
+        {
+            match self.redirector.unenrol(&name) {
+                Ok(()) => {
+                    self.departures.done(&name);
+                    tracing::info!(pod = %name, "let the pod go");
+                }
+                Err(error) => {
+                    let error = in_one_line(error);
+                    if self.departures.failed(&name, &error) {
+                        let text = "cannot take the pod out of the kernel; trying again";
+                        tracing::warn!(pod = %name, error, "{text}");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Pods whose namespace has gone while the state still has them.
+    pub(super) fn forget_vanished(&mut self) {
+        let vanished: BTreeSet<NamespacedName> = self.redirector.vanished().into_iter().collect();
+        let members = self.roster.members();
+        let pods: Vec<Arc<Pod>> = members
+            .filter(|member| vanished.contains(&member.pod.name))
+            .map(|member| Arc::clone(&member.pod))
+            .collect();
+        for pod in pods {
+            self.proxy.remove_pod(&PodKey::of(&pod), self.config.grace);
+            // One that comes back is another namespace's, so that nothing is lost with it.
+            if let Err(error) = self.redirector.unenrol(&pod.name) {
+                let error = in_one_line(error);
+                tracing::warn!(pod = %pod.name, error, "cannot take the pod out of the kernel");
+            }
+            let error = "its network namespace has gone".to_owned();
+            self.roster.failed(&pod.name, error, now());
+        }
+    }
+}
