@@ -204,9 +204,9 @@ impl Found {
     /// The cgroup is the same, and kubelet is in it where it was found by its process.
     fn is_still_there(&self, home: (u64, u64)) -> bool {
         let same = fs::metadata(&self.path).is_ok_and(|data| data.ino() == self.id);
-        same && self
-            .process
-            .is_none_or(|process| is_kubelet(process, home) && is_member(&self.path, process))
+        let is_in_it =
+            |process| is_kubelet(process, home).unwrap_or(false) && is_member(&self.path, process);
+        same && self.process.is_none_or(is_in_it)
     }
 }
 
@@ -234,7 +234,7 @@ fn at(path: &Path) -> Result<Found, RedirectError> {
 }
 
 /// The cgroups of processes that are kubelet, by their name, in the network namespace
-/// `home`. `own` is the agent's.
+/// `home`. `own` is the agent's. An error: there is one, and it can't be told by that.
 fn find(home: (u64, u64), own: &Path) -> Result<Vec<Found>, RedirectError> {
     let mount = cgroup::mount()?;
     let path = Path::new("/proc");
@@ -243,55 +243,75 @@ fn find(home: (u64, u64), own: &Path) -> Result<Vec<Found>, RedirectError> {
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let mut found: Vec<Found> = Vec::new();
-    for process in processes.filter(|&process| is_kubelet(process, home)) {
-        let text = fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap_or_default();
-        let Some(relative) = of_a_daemon(&text) else {
-            tracing::debug!(
-                process,
-                text,
-                "named like kubelet, in a cgroup that is not its own"
-            );
-            continue;
-        };
-        let path = mount.join(relative);
-        let Ok(data) = fs::metadata(&path) else {
-            continue;
-        };
-        let known = found.iter().any(|found| found.id == data.ino());
-        if !known && path != own && is_member(&path, process) {
-            found.push(Found {
-                id: data.ino(),
-                path,
-                process: Some(process),
-            });
+    let mut failure = None;
+    for process in processes {
+        match look_at(process, home, &mount) {
+            Ok(Some(one)) if one.path != own && found.iter().all(|it| it.id != one.id) => {
+                found.push(one);
+            }
+            Ok(_) => {}
+            // Of one that has ended meanwhile nothing is to be told.
+            Err(error) if Path::new(&format!("/proc/{process}")).exists() => {
+                failure = Some(error);
+            }
+            Err(_) => {}
         }
     }
-    Ok(found)
+    match failure {
+        Some(error) if found.is_empty() => Err(error),
+        _ => Ok(found),
+    }
+}
+
+/// The cgroup of a process that is kubelet.
+fn look_at(process: u32, home: (u64, u64), mount: &Path) -> Result<Option<Found>, RedirectError> {
+    if !is_kubelet(process, home)? {
+        return Ok(None);
+    }
+    let path = PathBuf::from(format!("/proc/{process}/cgroup"));
+    let text = fs::read_to_string(&path).map_err(|source| file("read", &path, source))?;
+    if text.lines().any(|line| line.contains("kubepods")) {
+        return Ok(None);
+    }
+    let unknown = |reason: &str| {
+        let reason = io::Error::new(io::ErrorKind::NotFound, reason);
+        file("tell kubelet from others by", &path, reason)
+    };
+    let relative = of_its_own(&text)
+        .ok_or_else(|| unknown("it has no cgroup of version 2 but the root, where everybody is"))?;
+    let cgroup = mount.join(relative);
+    match fs::metadata(&cgroup) {
+        Ok(data) if is_member(&cgroup, process) => Ok(Some(Found {
+            id: data.ino(),
+            path: cgroup,
+            process: Some(process),
+        })),
+        _ => Err(unknown(
+            "its cgroup is not below the mount; name it with --kubelet-cgroup",
+        )),
+    }
 }
 
 /// It has one of the names, which anybody can give himself, and is root in the network
 /// namespace, the process namespace and the user namespace of the agent, which no pod is
 /// that is not trusted with the node.
-fn is_kubelet(process: u32, home: (u64, u64)) -> bool {
+fn is_kubelet(process: u32, home: (u64, u64)) -> Result<bool, RedirectError> {
     let directory = PathBuf::from(format!("/proc/{process}"));
     let name = fs::read_to_string(directory.join("comm")).unwrap_or_default();
-    if !NAMES.contains(&name.trim_end()) {
-        return false;
+    let status = || fs::read_to_string(directory.join("status")).unwrap_or_default();
+    if !NAMES.contains(&name.trim_end()) || !is_root(&status()) {
+        return Ok(false);
     }
     let namespace = |directory: &Path, name: &str| {
-        let data = fs::metadata(directory.join("ns").join(name)).ok()?;
-        Some((data.dev(), data.ino()))
+        // Of a process with privileges that this one has not: needs CAP_SYS_PTRACE.
+        let path = directory.join("ns").join(name);
+        let data = fs::metadata(&path).map_err(|source| file("look at", &path, source))?;
+        Ok((data.dev(), data.ino()))
     };
     let own = Path::new("/proc/self");
-    let shared = |name| {
-        let theirs = namespace(&directory, name);
-        theirs.is_some() && theirs == namespace(own, name)
-    };
-    let status = fs::read_to_string(directory.join("status")).unwrap_or_default();
-    namespace(&directory, "net") == Some(home)
-        && shared("pid")
-        && shared("user")
-        && is_root(&status)
+    Ok(namespace(&directory, "net")? == home
+        && namespace(&directory, "pid")? == namespace(own, "pid")?
+        && namespace(&directory, "user")? == namespace(own, "user")?)
 }
 
 /// All of the user ids in a process's `status` are root's.
@@ -300,14 +320,12 @@ fn is_root(status: &str) -> bool {
     ids.is_some_and(|ids| ids.split_whitespace().all(|id| id == "0"))
 }
 
-/// The cgroup in a process's `cgroup` file, from the mount: `None` where it is the root or
-/// a pod's.
-fn of_a_daemon(text: &str) -> Option<&str> {
+/// The cgroup in a process's `cgroup` file, from the mount: `None` where it is the root.
+fn of_its_own(text: &str) -> Option<&str> {
     let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
     // Seen from a cgroup namespace of the agent's own.
     let path = path.trim_start_matches("../");
-    let is_own = !path.is_empty() && path != ".." && !path.contains("kubepods");
-    is_own.then_some(path)
+    (!path.is_empty() && path != "..").then_some(path)
 }
 
 /// The process is in the cgroup itself.
@@ -319,29 +337,27 @@ fn is_member(cgroup: &Path, process: u32) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{is_kubelet, is_root, of_a_daemon};
+    use super::{is_kubelet, is_root, of_its_own};
+
+    #[track_caller]
+    fn check(text: &str, expected: Option<&str>) {
+        assert_eq!(of_its_own(text), expected, "{text}");
+    }
 
     #[test]
-    fn a_daemons_cgroup_is_neither_the_root_nor_a_pods() {
-        let path = |text| of_a_daemon(text);
-        assert_eq!(
-            path("0::/system.slice/kubelet.service\n"),
-            Some("system.slice/kubelet.service")
-        );
-        let hybrid = "4:cpu:/kubepods\n0::/system.slice/k3s.service\n";
-        assert_eq!(path(hybrid), Some("system.slice/k3s.service"));
-        let namespaced = "0::/../../../system.slice/kubelet.service\n";
-        assert_eq!(path(namespaced), Some("system.slice/kubelet.service"));
+    fn the_root_is_nobodys_own() {
+        let own = Some("system.slice/kubelet.service");
+        check("0::/system.slice/kubelet.service\n", own);
+        check("4:cpu:/x\n0::/system.slice/kubelet.service\n", own);
+        check("0::/../../../system.slice/kubelet.service\n", own);
         for text in [
             "0::/\n",
             "0::/..\n",
+            "0::/../..\n",
             "",
             "4:cpu:/system.slice\n",
-            "0::/kubepods.slice/kubepods-besteffort.slice/x.scope\n",
-            "0::/kubelet.slice/kubelet-kubepods.slice/x\n",
-            "0::/../../kubepods/burstable/pod1/x\n",
         ] {
-            assert_eq!(path(text), None, "{text}");
+            check(text, None);
         }
     }
 
@@ -354,6 +370,6 @@ mod tests {
 
     #[test]
     fn this_process_is_not_kubelet() {
-        assert!(!is_kubelet(std::process::id(), (0, 0)));
+        assert!(!is_kubelet(std::process::id(), (0, 0)).unwrap());
     }
 }

@@ -1,6 +1,7 @@
 //! What one pod can't take from the others, and ways in that are none.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -89,13 +90,13 @@ async fn listeners_serve_the_pods_own_address_only() {
     let mut world = World::new();
     let server = world.pod("server", 1);
     let (listener, elsewhere) = app(SocketAddr::new(fresh_ip(), 0));
-    let shared = std::sync::Arc::clone(&world.nodes[1].proxy.shared);
+    let shared = Arc::clone(&world.nodes[1].proxy.shared);
     let local = shared.pod(&server.pod.name).unwrap();
     for is_tunnel in [false, true] {
         let socket = TcpSocket::new_v4().unwrap();
         let (client, accepted) = tokio::join!(socket.connect(elsewhere), listener.accept());
         let (stream, peer): (TcpStream, _) = accepted.unwrap();
-        let (shared, local) = (shared.clone(), local.clone());
+        let (shared, local) = (Arc::clone(&shared), Arc::clone(&local));
         let tasks = shared.tasks.clone();
         if is_tunnel {
             tasks.spawn(crate::proxy::tunnel::serve(shared, local, stream, peer));
