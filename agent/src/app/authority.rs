@@ -13,7 +13,7 @@ use super::config::{self, trust_domain};
 use super::tasks::{StopSignals, Tasks};
 use super::{limits, logging};
 use crate::admin::HttpServer;
-use crate::cluster::kube::{self, Leader};
+use crate::cluster::kube::{BundleStore, Client, Leader, LeaseConfig, SecretStore, TokenReviews};
 use crate::model::NamespacedName;
 use crate::{ca, cluster, identity};
 
@@ -46,7 +46,7 @@ async fn authority(args: CaArgs) -> anyhow::Result<()> {
     };
     let client = match (&args.root, &args.authenticate) {
         (RootArg::Directory(_), None) => None,
-        _ => Some(kube::client(&args.kube.access()).await?),
+        _ => Some(cluster::kube::client(&args.kube.access()).await?),
     };
     let (root, leader) = root(&args, client.clone(), &mut tasks)?;
     let config = ca::Config {
@@ -96,7 +96,7 @@ async fn authority(args: CaArgs) -> anyhow::Result<()> {
 /// What signs. In a Secret it is kept by one of the replicas.
 fn root(
     args: &CaArgs,
-    client: Option<kube::Client>,
+    client: Option<Client>,
     tasks: &mut Tasks,
 ) -> anyhow::Result<(ca::Root, Option<Leader>)> {
     let (name, client) = match (&args.root, &args.bundle, client) {
@@ -109,17 +109,17 @@ fn root(
         (RootArg::Secret(name), _, Some(client)) => (name, client),
         (RootArg::Secret(_), _, None) => anyhow::bail!("--root secret: needs the API server"),
     };
-    let lease = kube::LeaseConfig {
+    let lease = LeaseConfig {
         namespace: name.namespace.to_string(),
         name: NAME.to_owned(),
         holder: holder(),
     };
-    let (leader, election) = kube::elect(client.clone(), lease);
+    let (leader, election) = cluster::kube::elect(client.clone(), lease);
     tasks.keep("leader election", election);
     let bundle = args.bundle.clone().map(|BundleArg(name)| name);
     let root = ca::SecretRoot {
-        secret: kube::SecretStore::new(client.clone(), name.clone()),
-        bundle: bundle.map(|name| kube::BundleStore::new(client, name)),
+        secret: SecretStore::new(client.clone(), name.clone()),
+        bundle: bundle.map(|name| BundleStore::new(client, name)),
         leader: leader.clone(),
         overlap: args.root_overlap,
         life: args.max_ttl,
@@ -127,13 +127,10 @@ fn root(
     Ok((ca::Root::Secret(root), Some(leader)))
 }
 
-fn authentication(
-    args: &CaArgs,
-    client: Option<kube::Client>,
-) -> anyhow::Result<ca::Authentication> {
+fn authentication(args: &CaArgs, client: Option<Client>) -> anyhow::Result<ca::Authentication> {
     match (&args.authenticate, &args.node_tokens, client) {
         (Some(how), _, Some(client)) => Ok(ca::Authentication::Reviews {
-            reviews: kube::TokenReviews::new(client, how.audience.clone()),
+            reviews: TokenReviews::new(client, how.audience.clone()),
             agent: args.agent_account.clone(),
         }),
         (None, Some(directory), _) => Ok(ca::Authentication::NodeTokens(directory.clone())),

@@ -36,7 +36,7 @@ const MAX_TOKEN: usize = 16 * 1024;
 pub(super) enum Refusal {
     /// Whoever it is, it is told no more than that it is refused. The reason is for the log.
     Stranger(String),
-    /// Nobody can say now.
+    /// Nobody can say now. The reason is for the log.
     Unavailable(String),
 }
 

@@ -122,7 +122,8 @@ impl Shared {
         self.callers.node(token.trim(), snapshots).await
     }
 
-    /// A caller that was not authenticated learns no more than that.
+    /// A caller that was not authenticated learns no more than that. The reasons, which
+    /// may name what is none of its business, are for the log.
     fn turn_away(&self, caller: Option<SocketAddr>, refusal: Refusal) -> Status {
         match refusal {
             Refusal::Stranger(reason) => {
@@ -135,7 +136,7 @@ impl Shared {
                 if let Some(withheld) = self.strangers.pass() {
                     tracing::warn!(?caller, reason, withheld, "not served now");
                 }
-                Status::unavailable(reason)
+                Status::unavailable("tokens can't be reviewed now; try again")
             }
         }
     }
