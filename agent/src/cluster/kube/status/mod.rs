@@ -60,6 +60,8 @@ const PAGE: u32 = 500;
 /// Writes the status of policies while this agent is the one to do it. Ends where there are
 /// no more snapshots.
 pub async fn keep_status(client: Client, node: NodeName, mut snapshots: watch::Receiver<Snapshot>) {
+    let known = snapshots.wait_for(|snapshot| snapshot.revision > 0).await;
+    drop(known);
     while snapshots.has_changed().is_ok() {
         if !candidates::runs(&snapshots.borrow(), &node) {
             sleep(LOOK).await;
