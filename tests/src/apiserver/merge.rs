@@ -41,7 +41,12 @@ fn merge_with(target: &mut Value, patch: &Value, by_key: bool) {
 
 /// The field by which the items of a list are told apart.
 fn key_of(items: &[Value]) -> Option<&'static str> {
-    let has = |key: &str| items.iter().all(|item| item.get(key).is_some());
+    // A field that two items share tells nothing apart, such as the type of a column.
+    let has = |key: &str| {
+        let values: Vec<&Value> = items.iter().filter_map(|item| item.get(key)).collect();
+        let distinct = |(at, value): (usize, &&Value)| !values[..at].contains(value);
+        values.len() == items.len() && values.iter().enumerate().all(distinct)
+    };
     ["type", "key", "name", "uid", "port"]
         .into_iter()
         .find(|key| !items.is_empty() && has(key))

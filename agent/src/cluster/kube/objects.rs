@@ -157,12 +157,20 @@ pub async fn apply(client: &Client, manifest: &Value) -> Result<Change, RequestE
         .header("content-type", "application/apply-patch+yaml")
         .body(manifest.to_string().into_bytes());
     let after = send(client, "apply", &place, request).await?;
-    let version = |object: &Value| object.pointer("/metadata/resourceVersion").cloned();
-    Ok(match before {
+    Ok(match before.map(wanted) {
         None => Change::Created,
-        Some(before) if version(&before) == version(&after) => Change::Unchanged,
+        Some(before) if before == wanted(after) => Change::Unchanged,
         Some(_) => Change::Configured,
     })
+}
+
+/// What of an object people write: controllers write the rest, also between two looks.
+fn wanted(mut object: Value) -> Value {
+    object["status"] = Value::Null;
+    for field in ["generation", "managedFields", "resourceVersion"] {
+        object["metadata"][field] = Value::Null;
+    }
+    object
 }
 
 /// The object, if it is there.
@@ -277,7 +285,7 @@ fn refused(action: &'static str, place: &Place, status: Status) -> RequestError 
 
 #[cfg(test)]
 mod tests {
-    use super::Place;
+    use super::{Place, wanted};
 
     #[track_caller]
     fn check(api_version: &str, kind: &str, namespace: Option<&str>, path: &str) {
@@ -317,6 +325,18 @@ mod tests {
             None,
             "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/x",
         );
+    }
+
+    #[test]
+    fn what_controllers_write_is_no_change() {
+        let object = |image: &str, version: &str| {
+            serde_json::json!({
+                "metadata": {"resourceVersion": version, "generation": 1},
+                "spec": {"image": image}, "status": {"seen": version},
+            })
+        };
+        assert_eq!(wanted(object("a", "1")), wanted(object("a", "2")));
+        assert_ne!(wanted(object("a", "1")), wanted(object("b", "1")));
     }
 
     #[test]
