@@ -249,12 +249,11 @@ fn find(home: (u64, u64), own: &Path) -> Result<Vec<Found>, RedirectError> {
             Ok(Some(one)) if one.path != own && found.iter().all(|it| it.id != one.id) => {
                 found.push(one);
             }
-            Ok(_) => {}
-            // Of one that has ended meanwhile nothing is to be told.
             Err(error) if Path::new(&format!("/proc/{process}")).exists() => {
                 failure = Some(error);
             }
-            Err(_) => {}
+            // Of one that has ended meanwhile nothing is to be told.
+            Ok(_) | Err(_) => {}
         }
     }
     match failure {

@@ -58,10 +58,8 @@ fn from_outside() -> Result<()> {
             let flow = mesh.agent("a").cli.json(&arguments)?.pop();
             let flow = flow.ok_or_else(|| anyhow::anyhow!("no record"))?;
             let asked = &flow["destination"];
-            ensure!(
-                asked["ip"] == ip && asked["port"].to_string() == port,
-                "{flow}"
-            );
+            let port: u16 = port.parse()?;
+            ensure!(asked["ip"] == ip && asked["port"] == port, "{flow}");
             Ok(flow)
         })?;
         ensure!(flow["destination"]["service"] == "web", "{flow}");

@@ -164,7 +164,7 @@ fn believed(node: &Node) -> Result<Vec<String>> {
 
 fn followed() -> Result<()> {
     let mut node = Node::without_agent()?;
-    node.kubelet = "find".to_owned();
+    "find".clone_into(&mut node.kubelet);
     drop(node.start_agent()?);
     let pod = node.enrolled("pod")?;
     let _serving = serve(&pod, 9001)?;

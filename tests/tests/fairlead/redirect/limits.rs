@@ -84,13 +84,13 @@ fn rebound() -> Result<()> {
     let ip = pod.ip4.to_string();
     let mut server = pod.spawn("rebind", &["python3", "-uc", REBIND])?;
     server.wait_for("listening", SOON)?;
-    let hold = "import socket, sys
+    let client = "import socket, sys
 s = socket.create_connection((sys.argv[1], 9001)); print('held', flush=True)
 print(s.makefile().readline().strip(), flush=True); import time; time.sleep(60)";
-    let mut held = outsider.spawn("hold", &["python3", "-uc", hold, &ip])?;
+    let mut held = outsider.spawn("hold", &["python3", "-uc", client, &ip])?;
     held.wait_for("held", SOON)?;
     server.wait_for("bound again", SOON)?;
-    let mut second = outsider.spawn("again", &["python3", "-uc", hold, &ip])?;
+    let mut second = outsider.spawn("again", &["python3", "-uc", client, &ip])?;
     second.wait_for("alive", SOON)?;
     held.wait_for("alive", SOON)?;
     ensure!(node.count("steered")? == 2);
@@ -107,9 +107,8 @@ fn own_port(node: &Node, pod: &Pod) -> Result<String> {
 }
 
 fn dial_own(pod: &Pod, port: &str, times: u32) -> Result<()> {
-    let times = times.to_string();
-    let refused = super::python(pod, DIAL_OWN, &[port, &times])?;
-    ensure!(refused.to_string() == times, "{refused} of {times}");
+    let refused = super::python(pod, DIAL_OWN, &[port, &times.to_string()])?;
+    ensure!(refused == times, "{refused} of {times}");
     Ok(())
 }
 
@@ -143,7 +142,7 @@ fn full_ring() -> Result<()> {
         .iter()
         .map(|pod| own_port(&node, pod))
         .collect::<Result<_>>()?;
-    let agent = node.agent.as_ref().map(|agent| agent.pid());
+    let agent = node.agent.as_ref().map(fairlead_tests::Process::pid);
     let agent = agent.and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed()));
     let agent = agent.ok_or_else(|| anyhow::anyhow!("no agent"))?;
     rustix::process::kill_process(agent, Signal::STOP)?;
