@@ -138,7 +138,11 @@ fn dispatch(command: Command, printer: Printer<io::StdoutLock<'_>>) -> anyhow::R
         Command::Install(command) => wait(command.run(printer)),
         Command::Upgrade(command) => wait(command.run(printer)),
         Command::Uninstall(command) => wait(command.run(printer)),
-        Command::Bridge(command) => command.run(),
+        Command::Bridge(command) => {
+            // It holds the lock of standard output, which the bridge writes to.
+            drop(printer);
+            command.run()
+        }
         Command::Lint(command) => command.run(printer),
         Command::Completions(command) => command.run(printer),
         // It is no command for people, and has its answer and exit code from elsewhere.

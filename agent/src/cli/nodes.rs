@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::time::Duration;
 
 use clap::Args;
 use futures_util::future::join_all;
 use futures_util::stream::{SelectAll, Stream, StreamExt as _, unfold};
 use jiff::Timestamp;
 use serde::Serialize;
+use tokio::time::timeout;
 
 use super::flows::View;
 use super::output::{Format, Paint, Printer, harmless};
@@ -20,6 +22,9 @@ use crate::admin::{
 use crate::app::KubeArgs;
 use crate::app::kubernetes::{self, NodeAgent};
 use crate::flow::Filter;
+
+/// How long an agent may take to answer: one that is stuck must not hide the others.
+const ANSWER: Duration = Duration::from_secs(30);
 
 /// Ask one agent or all.
 #[derive(Debug, Args)]
@@ -193,7 +198,10 @@ async fn ask<T>(
     let question = &question;
     join_all(agents.into_iter().map(|agent| async move {
         let answer = match agent.client {
-            Ok(client) => question(client).await.map_err(|error| error.to_string()),
+            Ok(client) => match timeout(ANSWER, question(client)).await {
+                Ok(answer) => answer.map_err(|error| error.to_string()),
+                Err(_elapsed) => Err(format!("no answer within {ANSWER:?}")),
+            },
             Err(error) => Err(error),
         };
         let (answer, error) = match answer {

@@ -5,6 +5,7 @@
 //! `FAIRLEAD_CI` or `CI` set it fails instead. The names that `--tier` of
 //! `cargo xtask test` filters by begin with the tier.
 
+mod all_nodes;
 mod applications;
 mod ca;
 mod cluster;
@@ -138,6 +139,7 @@ fn main() -> ExitCode {
         cluster: missing_for_cluster_tier(),
     };
     let mut tests = vec![
+        all_nodes::TESTS,
         applications::TESTS,
         ca::TESTS,
         command_line::TESTS,

@@ -13,7 +13,7 @@ use crate::cluster::kube::{self, Access, AgentPod};
 /// What runs beside an agent and passes bytes to its socket.
 const BRIDGE: [&str; 2] = ["/fairlead", "bridge"];
 /// An agent that does not answer for so long is left out.
-const ANSWER: Duration = Duration::from_secs(15);
+pub(super) const ANSWER: Duration = Duration::from_secs(15);
 
 /// An agent, and the way to it.
 #[derive(Debug)]

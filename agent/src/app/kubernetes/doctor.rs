@@ -1,8 +1,9 @@
 //! `fairlead check -A`: does what is installed work?
 
 use futures_util::future::join_all;
+use tokio::time::timeout;
 
-use super::agents::{NodeAgent, agents};
+use super::agents::{ANSWER, NodeAgent, agents};
 use super::check::{Finding, Topic, chain, server};
 use super::rollout;
 use super::{AGENT, CA, NAMESPACE};
@@ -130,7 +131,10 @@ async fn bundle(client: &Client) -> Finding {
 async fn answers(agents: Vec<NodeAgent>) -> Vec<Finding> {
     let asked = agents.into_iter().map(|agent| async move {
         let status = match agent.client {
-            Ok(mut client) => client.status().await.map_err(|error| error.to_string()),
+            Ok(mut client) => match timeout(ANSWER, client.status()).await {
+                Ok(status) => status.map_err(|error| error.to_string()),
+                Err(_elapsed) => Err(format!("no answer within {ANSWER:?}")),
+            },
             Err(error) => Err(error),
         };
         (agent.node, status)
