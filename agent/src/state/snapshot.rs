@@ -82,6 +82,13 @@ impl Snapshot {
         label.is_some_and(|label| &**label == "enabled")
     }
 
+    /// Nothing differs from `earlier` that a node's pods follow from: neither the pods nor
+    /// any namespace. O(1), whatever else has changed.
+    pub fn same_for_node(&self, earlier: &Self, node: &NodeName) -> bool {
+        let pods = |of: &Self| of.pods_by_node.get(node).map(Arc::as_ptr);
+        pods(self) == pods(earlier) && self.namespaces.ptr_eq(&earlier.namespaces)
+    }
+
     /// The entries of one namespace, of a map that is keyed by name. O(log n) and
     /// what it yields.
     pub fn in_namespace<'a, V: Clone>(

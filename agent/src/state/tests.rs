@@ -216,6 +216,10 @@ fn pods_are_listed_by_node() {
         Arc::ptr_eq(old, new)
     };
     assert!(same("n1") && same("n2"), "nothing of these changed");
+    assert!(third.same_for_node(&second, &node("n1")));
+    assert!(!third.same_for_node(&second, &node("n3")));
+    world.put(namespace("shop", "enabled"));
+    assert!(!world.now().same_for_node(&third, &node("n1")));
 }
 
 #[test]

@@ -126,12 +126,13 @@ impl Enroller {
             let due = [self.roster.next_retry(), self.sandboxes.next_deadline()];
             let due = sleep_until(due.into_iter().flatten().min().unwrap_or(far));
             tokio::select! {
-                changed = tables.changed() => {
-                    if changed.is_err() {
+                news = news(&mut tables, table.snapshot(), &self.config.node) => {
+                    if news.is_err() {
                         return Ok(());
                     }
                 }
                 Some(call) = self.calls.recv() => {
+                    let table = Arc::clone(&tables.borrow());
                     tokio::task::block_in_place(|| self.take_call(call, table.snapshot()));
                     while let Ok(call) = self.calls.try_recv() {
                         tokio::task::block_in_place(|| self.take_call(call, table.snapshot()));
@@ -373,6 +374,23 @@ impl Enroller {
             counters: self.redirector.counters(),
             error,
         });
+    }
+}
+
+/// Waits for a table that says something else of the node's pods. In a large cluster there
+/// are hundreds a second, and hardly any does. Cancel safe.
+async fn news(
+    tables: &mut watch::Receiver<Arc<Table>>,
+    seen: &Snapshot,
+    node: &NodeName,
+) -> Result<(), watch::error::RecvError> {
+    loop {
+        tables.changed().await?;
+        let table = Arc::clone(&tables.borrow());
+        let now = table.snapshot();
+        if seen.revision == 0 || !now.same_for_node(seen, node) {
+            return Ok(());
+        }
     }
 }
 
