@@ -9,16 +9,16 @@ use crate::cluster::kube::{PodFact, PodFactReason};
 use crate::model::NodeName;
 use crate::state::{Pod, Snapshot};
 
-/// All that holds now; `None` while not every pod had its turn.
+/// All that holds on a node now; `None` while not every pod had its turn.
 pub(super) fn of(
-    node: &NodeName,
+    own_node: &NodeName,
     enrolment: &Enrolment,
     snapshot: &Snapshot,
 ) -> Option<Vec<PodFact>> {
     if !enrolment.complete || snapshot.revision == 0 {
         return None;
     }
-    let pods = snapshot.pods_of_node(node).iter();
+    let pods = snapshot.pods_of_node(own_node).iter();
     let pods: HashMap<String, &Arc<Pod>> = pods.map(|pod| (pod.name.to_string(), pod)).collect();
     let enrolled = enrolment.pods.iter().filter_map(|row| {
         let pod = pods.get(&format!("{}/{}", row.namespace, row.name))?;
@@ -30,7 +30,7 @@ pub(super) fn of(
             (PodState::Failed, Some(error)) => (
                 PodFactReason::MeshEnrolFailed,
                 format!(
-                    "{error}; tried again and again; `fairlead status` on node {node} tells more"
+                    "{error}; tried again and again; `fairlead status` on node {own_node} tells more"
                 ),
             ),
             (PodState::Failed | PodState::Pending | PodState::Leaving, _) => return None,
@@ -92,14 +92,14 @@ mod tests {
         writer.publish().unwrap()
     }
 
-    fn problem(field: &str) -> Option<Problem> {
-        Some(Problem {
+    fn problem(field: &str) -> Problem {
+        Problem {
             kind: "Pod".to_owned(),
             object: "shop/web-1".to_owned(),
             field: field.to_owned(),
             message: "is wrong".to_owned(),
             ..Problem::default()
-        })
+        }
     }
 
     fn enrolment(state: Option<PodState>, error: Option<&str>) -> Enrolment {
@@ -163,7 +163,7 @@ mod tests {
             node: Some(NodeName("n2".into())),
             ..web("web-1", "enabled")
         };
-        let snapshot = snapshot(elsewhere, problem("spec.x"));
+        let snapshot = snapshot(elsewhere, Some(problem("spec.x")));
         check(&enrolment(Some(PodState::Enrolled), None), &snapshot, &[]);
     }
 
@@ -171,16 +171,16 @@ mod tests {
     fn what_is_wrong_with_a_pod_is_told_on_it() {
         let field = "metadata.annotations.x";
         let note = "metadata.annotations.x: is wrong";
-        let meshed = snapshot(web("web-1", "enabled"), problem(field));
+        let meshed = snapshot(web("web-1", "enabled"), Some(problem(field)));
         let expected = [(PodFactReason::MeshMisconfigured, note)];
         check(&enrolment(None, None), &meshed, &expected);
-        let outside = snapshot(web("web-1", "yes"), problem(field));
+        let outside = snapshot(web("web-1", "yes"), Some(problem(field)));
         check(
             &enrolment(None, None),
             &outside,
             &[(PodFactReason::NotMeshed, note)],
         );
-        let of_status = snapshot(web("web-1", "yes"), problem("status.podIPs"));
+        let of_status = snapshot(web("web-1", "yes"), Some(problem("status.podIPs")));
         check(&enrolment(None, None), &of_status, &[]);
     }
 }
