@@ -7,7 +7,8 @@ use tokio::sync::watch;
 
 use super::enrol::Enrolment;
 use super::tasks::Tasks;
-use crate::cluster::{self, kube};
+use crate::cluster;
+use crate::cluster::kube::{client, keep_events, keep_status};
 use crate::model::NodeName;
 use crate::state::Snapshot;
 
@@ -21,17 +22,14 @@ pub(super) async fn start(
     let cluster::Config::Kube { access, .. } = source else {
         return Ok(());
     };
-    let client = kube::client(access).await?;
-    let status = kube::keep_status(client.clone(), node.clone(), snapshots.clone());
+    let client = client(access).await?;
+    let status = keep_status(client.clone(), node.clone(), snapshots.clone());
     tasks.keep("status of policies", status);
     let of = node.clone();
     let facts = move || {
         let (enrolment, snapshot) = (enrolment.borrow().clone(), snapshots.borrow().clone());
         pod_facts::of(&of, &enrolment, &snapshot)
     };
-    tasks.keep(
-        "events on pods",
-        kube::keep_events(client, node.clone(), facts),
-    );
+    tasks.keep("events on pods", keep_events(client, node.clone(), facts));
     Ok(())
 }
