@@ -44,15 +44,24 @@ pub(super) struct Doors {
 }
 
 impl Place {
+    /// Opens both, in place of another agent or not.
+    pub(super) async fn doors(&self, replace: bool) -> anyhow::Result<Doors> {
+        if replace {
+            self.take().await
+        } else {
+            self.open().await
+        }
+    }
+
     /// Opens both; fails where another agent has them.
-    pub(super) async fn open(&self) -> anyhow::Result<Doors> {
+    async fn open(&self) -> anyhow::Result<Doors> {
         let socket = SocketListener::bind(&self.run_dir)?;
         let http = self.bind().await?;
         Ok(Doors { socket, http })
     }
 
     /// Opens both, and waits for another agent that has them to let go.
-    pub(super) async fn take(&self) -> anyhow::Result<Doors> {
+    async fn take(&self) -> anyhow::Result<Doors> {
         let another = is_served(&self.run_dir);
         let socket = SocketListener::replace(&self.run_dir)?;
         if another {

@@ -70,11 +70,7 @@ async fn agent(config: AgentConfig) -> anyhow::Result<()> {
         run_dir: config.run_dir,
         metrics_addr: config.metrics_addr,
     };
-    let doors = if config.replace {
-        place.take().await?
-    } else {
-        place.open().await?
-    };
+    let doors = place.doors(config.replace).await?;
     let kernel = KernelSide::probe(&config.redirect);
     let mut redirector = Redirector::start(config.redirect)?;
     let kernel_events = redirector.events().transpose()?;
@@ -138,10 +134,7 @@ async fn agent(config: AgentConfig) -> anyhow::Result<()> {
         plugin: plugin.trouble,
     };
     let view = Arc::new(view);
-    if let Some(access) = config.taint {
-        let free = taint::remove(access, config.node, Arc::clone(&view));
-        tasks.keep("taint", free);
-    }
+    taint::start(&mut tasks, config.taint, config.node, &view);
     let desk = Desk {
         place,
         view,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use rand::RngExt as _;
 use tokio::time::sleep;
 
+use super::tasks::Tasks;
 use super::view::AgentView;
 use crate::admin::View as _;
 use crate::cluster::kube::{Access, client, remove_taint};
@@ -18,9 +19,21 @@ const LOOK: Duration = Duration::from_secs(1);
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_mins(1);
 
-/// Removes the taint from the agent's own node as soon as the agent is ready, and tries
-/// until that is done. Never returns.
-pub(super) async fn remove(access: Access, node: NodeName, view: Arc<AgentView>) {
+/// Removes the taint from the agent's own node as soon as the agent is ready, where a way
+/// to the API server was given for that.
+pub(super) fn start(
+    tasks: &mut Tasks,
+    access: Option<Access>,
+    node: NodeName,
+    view: &Arc<AgentView>,
+) {
+    if let Some(access) = access {
+        tasks.keep("taint", remove(access, node, Arc::clone(view)));
+    }
+}
+
+/// Tries until it is done. Never returns.
+async fn remove(access: Access, node: NodeName, view: Arc<AgentView>) {
     while !view.status().not_ready.is_empty() {
         sleep(LOOK).await;
     }
