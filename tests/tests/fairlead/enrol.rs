@@ -147,7 +147,7 @@ impl Node {
                     pod.namespace, pod.name
                 ),
             );
-        fairlead_tests::run(&mut command, patient(Duration::from_secs(60)))
+        fairlead_tests::run(&mut command, patient(Duration::from_mins(1)))
     }
 }
 
@@ -310,7 +310,7 @@ fn away() -> Result<()> {
         let agent = Agent::start(&node.world, node.world.node("a"), &options)?;
         let output = calling
             .join()
-            .map_err(|_| anyhow::anyhow!("it panicked"))??;
+            .map_err(|_panic| anyhow::anyhow!("it panicked"))??;
         Ok((output, agent))
     })?;
     ensure!(output.success(), "{}", output.stdout);
