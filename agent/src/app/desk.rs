@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::admin::{AdminServer, HttpServer, SocketListener, SocketPlace, View, is_served};
 use crate::flow::{FlowMetrics, Flows};
-use crate::redirect::Tenure;
+use crate::redirect::{self, Tenure};
 
 /// Between two looks at who holds the socket.
 const LOOK: Duration = Duration::from_millis(500);
@@ -45,10 +45,15 @@ pub(super) struct Doors {
 
 impl Place {
     /// Opens both, in place of another agent or not.
-    pub(super) async fn doors(&self, replace: bool) -> anyhow::Result<Doors> {
+    pub(super) async fn doors(
+        &self,
+        replace: bool,
+        kernel: &redirect::Config,
+    ) -> anyhow::Result<Doors> {
         if replace {
             self.take().await
         } else {
+            refuse_second(kernel)?;
             self.open().await
         }
     }
@@ -138,5 +143,19 @@ impl Desk {
 async fn lost(held: SocketPlace) {
     while held.is_held() {
         sleep(LOOK).await;
+    }
+}
+
+/// Two agents would take the pods of a node from each other. Known by the pins, which an
+/// agent with another run directory has, too.
+fn refuse_second(config: &redirect::Config) -> anyhow::Result<()> {
+    let node = &config.node;
+    match redirect::running_agents(&config.bpffs, Some(node))?.first() {
+        None => Ok(()),
+        Some(other) => anyhow::bail!(
+            "an agent of the node {node} is already running, process {}; stop it, or take its \
+             pods over with --replace",
+            other.pid
+        ),
     }
 }

@@ -70,7 +70,7 @@ async fn agent(config: AgentConfig) -> anyhow::Result<()> {
         run_dir: config.run_dir,
         metrics_addr: config.metrics_addr,
     };
-    let doors = place.doors(config.replace).await?;
+    let doors = place.doors(config.replace, &config.redirect).await?;
     let kernel = KernelSide::probe(&config.redirect);
     let mut redirector = Redirector::start(config.redirect)?;
     let kernel_events = redirector.events().transpose()?;
