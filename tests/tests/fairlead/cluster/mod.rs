@@ -3,16 +3,22 @@
 //! No test has a kubelet or a controller: the tests report pods as running, project
 //! tokens and `ConfigMaps` into files, and write `EndpointSlices`.
 
+mod access;
+mod authority;
+mod enrolment;
+mod faults;
+mod manifests;
+mod mesh;
 mod plane;
-
-use anyhow::Result;
-use fairlead_tests::cluster::{ControlPlane, kubelet};
+mod status;
 
 use crate::Test;
 
-pub(crate) const TESTS: &[&[Test]] = &[plane::TESTS];
-
-/// What every test begins with.
-fn install(plane: &ControlPlane) -> Result<()> {
-    kubelet::apply_namespace(plane.admin(), "fairlead-system", false)
-}
+pub(crate) const TESTS: &[&[Test]] = &[
+    access::TESTS,
+    authority::TESTS,
+    enrolment::TESTS,
+    faults::TESTS,
+    plane::TESTS,
+    status::TESTS,
+];

@@ -30,7 +30,7 @@ fn review(plane: &ControlPlane, token: &str, audience: &str) -> Result<Value> {
 
 fn pod() -> Result<()> {
     let world = world()?;
-    let plane = Lease::take(&world, super::install)?;
+    let plane = Lease::take(&world, super::manifests::install)?;
     let api = plane.admin();
     kubelet::apply_namespace(api, "shop", true)?;
     let pod = ClusterPod::run(api, &world, &PodSpec::new("a", "shop", "client"))?;
@@ -78,7 +78,7 @@ fn beginnings() -> Result<()> {
             "metadata": {"namespace": "default", "name": name},
         })
     };
-    let plane = Lease::take(&world, super::install)?;
+    let plane = Lease::take(&world, super::manifests::install)?;
     drop(plane.admin().create(&object("left-over"))?);
     let default = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}});
     let label = |value: Value| json!({"metadata": {"labels": {"fairlead.dev/mesh": value}}});
@@ -88,7 +88,7 @@ fn beginnings() -> Result<()> {
             .merge(&default, "", &label("enabled".into()))?,
     );
     drop(plane);
-    let plane = Lease::take(&world, super::install)?;
+    let plane = Lease::take(&world, super::manifests::install)?;
     let path = "/api/v1/namespaces/default/configmaps/left-over";
     let (code, answer) = plane.admin().send("GET", path, None)?;
     ensure!(code == 404, "{answer}");
@@ -102,7 +102,7 @@ fn beginnings() -> Result<()> {
 
 fn restart() -> Result<()> {
     let world = world()?;
-    let mut plane = Lease::take(&world, super::install)?;
+    let mut plane = Lease::take(&world, super::manifests::install)?;
     kubelet::apply_namespace(plane.admin(), "shop", true)?;
     let before = plane.admin().get("/api/v1/namespaces/shop")?;
     let revision = before["metadata"]["resourceVersion"]
