@@ -124,7 +124,7 @@ impl PodSpec {
     fn cgroup(&self) -> PathBuf {
         match &self.uid {
             None => format!("{}.{}", self.namespace, self.name).into(),
-            Some(uid) => pod_cgroup(uid).join(container_cgroup(uid, "app")),
+            Some(uid) => pod_cgroup(uid).join(container_cgroup(uid, APPLICATION)),
         }
     }
 
@@ -140,12 +140,16 @@ pub(crate) fn pod_cgroup(uid: &str) -> PathBuf {
     PathBuf::from(format!("kubepods.slice/kubepods-pod{uid}.slice"))
 }
 
-/// The cgroup of a container as containerd names it, with an identifier of 64 digits.
-pub(crate) fn container_cgroup(uid: &str, container: &str) -> String {
-    let digits = format!("{uid}{container}");
-    let digits: String = digits.bytes().map(|byte| format!("{byte:02x}")).collect();
-    format!("cri-containerd-{digits:0<64.64}.scope")
+/// The cgroup of a pod's container as containerd names it, with an identifier of 64 digits.
+pub(crate) fn container_cgroup(uid: &str, container: u8) -> String {
+    let digits = uid.replace('-', "");
+    format!("cri-containerd-{digits:0<62.62}{container:02x}.scope")
 }
+
+/// The container that holds a pod's namespace.
+pub(crate) const SANDBOX: u8 = 0;
+/// The one with the application.
+const APPLICATION: u8 = 1;
 
 /// A pod that is up. Programs run in it through its [`Place`].
 #[derive(Debug)]

@@ -58,8 +58,8 @@ impl Api {
 
     /// Changes an object by a merge patch: `null` removes a field.
     pub fn merge(&self, object: &Value, subresource: &str, patch: &Value) -> Result<Value> {
-        let path = format!("{}{subresource}", path_of(object)?);
-        self.request("MERGE", &path, Some(patch))
+        let target = format!("{}{subresource}", path_of(object)?);
+        self.request("MERGE", &target, Some(patch))
     }
 
     /// Sets the status of an object.
@@ -198,6 +198,7 @@ impl Api {
     }
 
     /// The same server, spoken to with the token in a file.
+    #[must_use]
     pub fn with_token(&self, file: &Path) -> Self {
         Self {
             credentials: Credentials::Token(file.to_owned()),

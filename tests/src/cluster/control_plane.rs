@@ -94,7 +94,7 @@ impl ControlPlane {
             directory: directory.clone(),
         };
         let arguments = server_arguments(&pki, &programs, &directory)?;
-        let mut plane = Self {
+        let mut started = Self {
             id,
             directory,
             programs,
@@ -106,9 +106,9 @@ impl ControlPlane {
             _etcd: etcd,
             links: Vec::new(),
         };
-        plane.start_server()?;
-        plane.serve_endpoint_slices()?;
-        Ok(plane)
+        started.start_server()?;
+        started.serve_endpoint_slices()?;
+        Ok(started)
     }
 
     /// The API server, as a user who may do everything.

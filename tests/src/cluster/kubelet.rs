@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::api::{Api, path_of};
 use crate::place::Place;
-use crate::pod::{Pod, PodSpec, container_cgroup, pod_cgroup};
+use crate::pod::{Pod, PodSpec, SANDBOX, container_cgroup, pod_cgroup};
 use crate::process::Process;
 use crate::system;
 use crate::world::World;
@@ -147,7 +147,7 @@ impl ClusterPod {
         let pod = world.pod(&spec.clone().unpublished().with_uid(uid))?;
         let slice = world.node(spec.node()).cgroup.join(pod_cgroup(uid));
         let sandbox = Place {
-            cgroup: slice.join(container_cgroup(uid, "sandbox")),
+            cgroup: slice.join(container_cgroup(uid, SANDBOX)),
             ..pod.place.clone()
         };
         fs::create_dir_all(&sandbox.cgroup)?;

@@ -39,14 +39,13 @@ impl Lease {
     /// Its nodes are those of the world.
     pub fn take(world: &World, prepare: fn(&ControlPlane) -> Result<()>) -> Result<Self> {
         let free = lock().pop();
-        let (plane, beginnings) = match free {
-            Some(free) => free,
-            None => {
-                let plane = ControlPlane::start()?;
-                prepare(&plane)?;
-                let beginnings = plane.contents()?;
-                (plane, beginnings)
-            }
+        let (plane, beginnings) = if let Some(free) = free {
+            free
+        } else {
+            let plane = ControlPlane::start()?;
+            prepare(&plane)?;
+            let beginnings = plane.contents()?;
+            (plane, beginnings)
         };
         let mut lease = Self {
             plane: Some(plane),

@@ -1,6 +1,8 @@
-//! Go: the OpenAPI definitions that the source package leaves out, then the server.
+//! Go: the `OpenAPI` definitions that the source package leaves out, then the server.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,7 +15,7 @@ use crate::ui;
 /// How the source calls itself in its imports.
 const ROOT: &str = "k8s.io/kubernetes";
 
-/// Packages with this mark are described by OpenAPI.
+/// Packages with this mark are described by `OpenAPI`.
 const MARK: &str = "+k8s:openapi-gen=";
 
 /// Where such packages are; `vendor/k8s.io` leads to `staging/`.
@@ -54,7 +56,7 @@ pub(super) fn run(tree: &Tree, cache: &Path, output: &Path, recipe: &Recipe) -> 
     ui::step(
         &format!("compile {} (about four minutes)", super::title()),
         go(tree, cache, recipe)
-            .args(["build", "-trimpath", "-ldflags", &linker_flags(recipe)])
+            .args(["build", "-trimpath", "-ldflags", &linker_flags(recipe)?])
             .arg("-o")
             .arg(output)
             .arg("./cmd/kube-apiserver"),
@@ -102,7 +104,7 @@ fn environment(mut command: Command, tree: &Tree, cache: &Path, recipe: &Recipe)
 }
 
 /// Smaller, and with the version that clients ask for.
-fn linker_flags(recipe: &Recipe) -> String {
+fn linker_flags(recipe: &Recipe) -> Result<String> {
     let [major, minor, _] = recipe.version;
     let full = format!("v{}", recipe.version.join("."));
     let mut flags = "-s -w".to_owned();
@@ -113,10 +115,13 @@ fn linker_flags(recipe: &Recipe) -> String {
             ("gitMinor", minor),
         ];
         for (variable, value) in variables {
-            flags += &format!(" -X {ROOT}/vendor/k8s.io/{package}.{variable}={value}");
+            write!(
+                flags,
+                " -X {ROOT}/vendor/k8s.io/{package}.{variable}={value}"
+            )?;
         }
     }
-    flags
+    Ok(flags)
 }
 
 /// The packages to describe, as the generator takes them.
@@ -153,7 +158,7 @@ fn collect(source: &Path, directory: &Path, found: &mut BTreeSet<PathBuf>) -> Re
 }
 
 fn is_marked(file: &Path, name: &str) -> Result<bool> {
-    if !name.ends_with(".go") || name.ends_with("_test.go") {
+    if file.extension() != Some(OsStr::new("go")) || name.ends_with("_test.go") {
         return Ok(false);
     }
     Ok(String::from_utf8_lossy(&fs::read(file)?).contains(MARK))

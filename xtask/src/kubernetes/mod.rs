@@ -15,6 +15,7 @@
 mod apt;
 mod compile;
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -106,8 +107,9 @@ fn home() -> PathBuf {
 fn built() -> PathBuf {
     let text = format!("{REVISION} {RECIPE:?} {}", std::env::consts::ARCH);
     let hash = Sha256::digest(text.as_bytes());
-    let name: String = hash[..6].iter().map(|byte| format!("{byte:02x}")).collect();
-    home().join(name)
+    let mut first = [0; 8];
+    first.copy_from_slice(&hash[..8]);
+    home().join(format!("{:012x}", u64::from_be_bytes(first) >> 16))
 }
 
 fn is_complete(directory: &Path) -> bool {
@@ -191,7 +193,7 @@ fn unpack(work: &Path, downloads: &Path) -> Result<Tree> {
     fs::create_dir_all(&tree.source)?;
     for archive in files(downloads)? {
         let name = archive.file_name().unwrap_or_default().to_string_lossy();
-        let mut command = if name.ends_with(".deb") {
+        let mut command = if archive.extension() == Some(OsStr::new("deb")) {
             let mut command = std::process::Command::new("dpkg-deb");
             let _: &mut _ = command.arg("-x").args([&archive, &tree.system]);
             command

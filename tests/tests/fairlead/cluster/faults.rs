@@ -305,14 +305,10 @@ fn kind_removed() -> Result<()> {
     })
 }
 
-/// One of each kind that the API server takes and the mesh can't.
-fn malformed() -> Result<()> {
-    let mesh = ClusterMesh::up(&usual_pods())?;
-    let _web = web(mesh.pod("server"))?;
-    let url = url(mesh.pod("server"));
-    soon_works(mesh.pod("client"), &url)?;
+/// Some of each kind that the API server takes and the mesh can't.
+fn odd_objects() -> [Value; 6] {
     let meta = |name: &str| json!({"namespace": "shop", "name": name});
-    let objects = [
+    [
         json!({
             "apiVersion": "v1", "kind": "Namespace",
             "metadata": {"name": "odd-namespace", "labels": {"fairlead.dev/mesh": "perhaps"}},
@@ -356,7 +352,15 @@ fn malformed() -> Result<()> {
                 "mtls": {"mode": "STRICT", "strictness": "high"},
             },
         }),
-    ];
+    ]
+}
+
+fn malformed() -> Result<()> {
+    let mesh = ClusterMesh::up(&usual_pods())?;
+    let _web = web(mesh.pod("server"))?;
+    let url = url(mesh.pod("server"));
+    soon_works(mesh.pod("client"), &url)?;
+    let objects = odd_objects();
     for object in &objects {
         let taken = mesh.api().create(object)?;
         if taken["kind"] == "Pod" {

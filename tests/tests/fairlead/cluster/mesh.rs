@@ -182,7 +182,7 @@ impl ClusterMesh {
         kubelet::project_config_map(self.plane.admin(), name, "root-cert.pem", &file)
     }
 
-    /// The pod of a node's agent, as its DaemonSet has it; it runs in the node's own
+    /// The pod of a node's agent, as its `DaemonSet` has it; it runs in the node's own
     /// namespace, so that there is only the object.
     pub(crate) fn create_agent_pod(&mut self, node: &str) -> Result<()> {
         let set = self.controller("daemonsets", "fairlead-agent")?;
