@@ -43,9 +43,9 @@ pub(super) struct Answer<T> {
     pub(super) node: String,
     /// Its pod.
     pub(super) pod: String,
-    /// The answer.
+    /// What it said.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    pub(super) answer: Option<T>,
+    pub(super) said: Option<T>,
     /// Why there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) error: Option<String>,
@@ -85,7 +85,7 @@ impl AllNodes {
         }
         printer.flush()?;
         let sound = answers.iter().all(|it| {
-            let status = it.answer.as_ref().map(|it| &it.status);
+            let status = it.said.as_ref().map(|it| &it.status);
             status.is_some_and(|it| {
                 let errors = it.problems.iter();
                 let mut errors = errors.filter(|it| it.severity == Severity::Error);
@@ -211,7 +211,7 @@ async fn ask<T>(
         Answer {
             node: agent.node,
             pod: agent.pod,
-            answer,
+            said: answer,
             error,
         }
     }))
@@ -251,7 +251,7 @@ pub(super) fn print_status<W: Write>(
         "CERTIFICATES",
         "PROBLEMS",
     ];
-    let rows = answers.iter().map(|answer| match &answer.answer {
+    let rows = answers.iter().map(|answer| match &answer.said {
         Some(answer) => line(&answer.status),
         None => vec![
             answer.node.as_str().into(),
@@ -310,7 +310,7 @@ fn line(status: &Status) -> Vec<Cell> {
 fn problems(answers: &[Answer<StatusOf>]) -> BTreeMap<String, Vec<&str>> {
     let mut found: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for answer in answers {
-        let Some(StatusOf { status }) = &answer.answer else {
+        let Some(StatusOf { status }) = &answer.said else {
             continue;
         };
         let errors = status.problems.iter();
@@ -328,7 +328,7 @@ fn problems(answers: &[Answer<StatusOf>]) -> BTreeMap<String, Vec<&str>> {
 /// Each object once; agents see the same cluster.
 fn union(answers: &[Answer<ObjectsOf>]) -> anyhow::Result<Vec<Object>> {
     let mut all = BTreeMap::new();
-    for object in answers.iter().filter_map(|it| it.answer.as_ref()) {
+    for object in answers.iter().filter_map(|it| it.said.as_ref()) {
         for object in &object.objects {
             let text = serde_json::to_string(object)?;
             let _same = all.insert(text, object.clone());
@@ -361,7 +361,7 @@ mod tests {
         Answer {
             node: node.to_owned(),
             pod: format!("fairlead-agent-{node}"),
-            answer: Some(StatusOf { status }),
+            said: Some(StatusOf { status }),
             error: None,
         }
     }
@@ -371,7 +371,7 @@ mod tests {
         let silent = Answer {
             node: "c".to_owned(),
             pod: "p".to_owned(),
-            answer: None,
+            said: None,
             error: Some("the API server hung up".to_owned()),
         };
         let answers = [answer("a"), answer("b"), silent];

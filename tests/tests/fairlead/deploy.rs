@@ -111,15 +111,13 @@ fn same(left: &Objects, right: &Objects) -> Result<()> {
 fn difference(left: &Value, right: &Value, at: &str) -> Option<String> {
     match (left, right) {
         (Value::Object(left), Value::Object(right)) => {
-            let names = left.keys().chain(right.keys());
-            names
-                .filter_map(|name| {
-                    let (left, right) = (left.get(name), right.get(name));
-                    let null = &Value::Null;
-                    let at = format!("{at}.{name}");
-                    difference(left.unwrap_or(null), right.unwrap_or(null), &at)
-                })
-                .next()
+            let mut names = left.keys().chain(right.keys());
+            names.find_map(|name| {
+                let (left, right) = (left.get(name), right.get(name));
+                let null = &Value::Null;
+                let at = format!("{at}.{name}");
+                difference(left.unwrap_or(null), right.unwrap_or(null), &at)
+            })
         }
         _ if left == right => None,
         _ => Some(format!("{at}: {left} and {right}")),
