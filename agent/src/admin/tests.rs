@@ -107,9 +107,9 @@ pub(crate) fn pod(namespace: &str, name: &str, ip: &str) -> Pod {
         netns: None,
         runtime_class: None,
         static_uid: None,
-        exclude_outbound_ports: vec![],
-        exclude_outbound_cidrs: vec![],
-        exclude_inbound_ports: vec![],
+        exclude_outbound_ports: Box::default(),
+        exclude_outbound_cidrs: Box::default(),
+        exclude_inbound_ports: Box::default(),
         close_existing: false,
     }
 }

@@ -114,9 +114,9 @@ mod tests {
             netns: None,
             runtime_class: None,
             static_uid: None,
-            exclude_outbound_ports: Vec::new(),
-            exclude_outbound_cidrs: Vec::new(),
-            exclude_inbound_ports: Vec::new(),
+            exclude_outbound_ports: Box::default(),
+            exclude_outbound_cidrs: Box::default(),
+            exclude_inbound_ports: Box::default(),
             close_existing: false,
         }
     }
@@ -133,9 +133,9 @@ mod tests {
     #[test]
     fn exclusions_become_keys_and_flags() {
         let mut pod = pod();
-        pod.exclude_outbound_ports = vec![5432];
-        pod.exclude_inbound_ports = vec![9090];
-        pod.exclude_outbound_cidrs = vec!["10.9.0.0/16".parse().unwrap()];
+        pod.exclude_outbound_ports = Box::new([5432]);
+        pod.exclude_inbound_ports = Box::new([9090]);
+        pod.exclude_outbound_cidrs = Box::new(["10.9.0.0/16".parse().unwrap()]);
         let plan = meshed(&pod, 7, NO_PORTS);
         assert_eq!(
             plan.excluded_ports,
@@ -156,14 +156,14 @@ mod tests {
     #[test]
     fn inbound_exclusions_cost_outbound_connects_nothing() {
         let mut pod = pod();
-        pod.exclude_inbound_ports = vec![9090];
+        pod.exclude_inbound_ports = Box::new([9090]);
         assert_eq!(meshed(&pod, 7, NO_PORTS).value.flags, 0);
     }
 
     #[test]
     fn blocked_pods_have_no_way_around() {
         let mut pod = pod();
-        pod.exclude_outbound_ports = vec![5432];
+        pod.exclude_outbound_ports = Box::new([5432]);
         let plan = blocked(&pod, 7);
         assert!(plan.excluded_ports.is_empty());
         assert_eq!(plan.value.flags, abi::Pod::BLOCKED);

@@ -12,7 +12,9 @@ use serde::{Serialize, Serializer};
 /// A map from text, in order, that never changes: labels, named ports. One word for
 /// an empty one's content, and one allocation for all objects that share it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Dict<V>(Option<Arc<[(Arc<str>, V)]>>);
+pub struct Dict<V>(Option<Arc<[Entry<V>]>>);
+
+type Entry<V> = (Arc<str>, V);
 
 impl<V> Dict<V> {
     /// The value of a key.
@@ -49,7 +51,7 @@ impl<V> Dict<V> {
             .is_none_or(|entries| Arc::strong_count(entries) == 1)
     }
 
-    fn entries(&self) -> &[(Arc<str>, V)] {
+    fn entries(&self) -> &[Entry<V>] {
         self.0.as_deref().unwrap_or_default()
     }
 }

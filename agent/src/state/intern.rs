@@ -31,9 +31,6 @@ impl Interner {
         self.labels(&mut pod.labels);
         self.ports(&mut pod.container_ports);
         pod.ips.shrink_to_fit();
-        pod.exclude_outbound_ports.shrink_to_fit();
-        pod.exclude_outbound_cidrs.shrink_to_fit();
-        pod.exclude_inbound_ports.shrink_to_fit();
     }
 
     /// Likewise a Service.

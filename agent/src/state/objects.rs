@@ -73,11 +73,11 @@ pub struct Pod {
     /// annotation `kubernetes.io/config.hash`.
     pub static_uid: Option<Arc<str>>,
     /// Annotation `fairlead.dev/exclude-outbound-ports`.
-    pub exclude_outbound_ports: Vec<u16>,
+    pub exclude_outbound_ports: Box<[u16]>,
     /// Annotation `fairlead.dev/exclude-outbound-cidrs`.
-    pub exclude_outbound_cidrs: Vec<IpNet>,
+    pub exclude_outbound_cidrs: Box<[IpNet]>,
     /// Annotation `fairlead.dev/exclude-inbound-ports`.
-    pub exclude_inbound_ports: Vec<u16>,
+    pub exclude_inbound_ports: Box<[u16]>,
     /// Annotation or label `fairlead.dev/close-existing: "true"`: connections from
     /// before the enrolment are closed.
     pub close_existing: bool,

@@ -297,7 +297,7 @@ mod tests {
         let _steps = roster.steps(&[wanted(&old)], now);
         roster.enrolled(&old, 7, now.1);
         let new = Arc::new(Pod {
-            exclude_outbound_ports: vec![5432],
+            exclude_outbound_ports: Box::new([5432]),
             ..Pod::clone(&old)
         });
         let desired = [wanted(&new)];

@@ -204,7 +204,7 @@ fn block(text: &str) -> Option<IpNet> {
 struct Annotations<'p>(&'p mut Vec<FieldProblem>);
 
 impl Annotations<'_> {
-    fn list<T>(&mut self, key: &str, text: Option<&str>, parse: fn(&str) -> Option<T>) -> Vec<T> {
+    fn list<T>(&mut self, key: &str, text: Option<&str>, parse: fn(&str) -> Option<T>) -> Box<[T]> {
         let items = text.into_iter().flat_map(|text| text.split(','));
         let mut list = Vec::new();
         for item in items.map(str::trim).filter(|item| !item.is_empty()) {
@@ -213,7 +213,7 @@ impl Annotations<'_> {
                 None => self.report(key, format!("\"{item}\" makes no sense and is left out")),
             }
         }
-        list
+        list.into()
     }
 
     fn path(&mut self, key: &str, text: Option<&str>) -> Option<PathBuf> {

@@ -62,9 +62,9 @@ fn a_pod_of_a_lab() {
         pod.netns.as_ref().unwrap().to_str(),
         Some("/run/netns/web-1")
     );
-    assert_eq!(pod.exclude_outbound_ports, [5432, 6379]);
+    assert_eq!(*pod.exclude_outbound_ports, [5432, 6379]);
     assert_eq!(pod.exclude_outbound_cidrs.len(), 2);
-    assert_eq!(pod.exclude_inbound_ports, [9090]);
+    assert_eq!(*pod.exclude_inbound_ports, [9090]);
     assert!(pod.close_existing);
     assert_eq!(&*pod.workload, "web-1");
 }
@@ -222,7 +222,7 @@ fn annotations_that_make_no_sense_exclude_nothing() {
         .replace("'true'", "'yes'");
     let snapshot = World::of(&text);
     let pod = snapshot.pods.values().next().unwrap();
-    assert_eq!(pod.exclude_outbound_ports, [5432]);
+    assert_eq!(*pod.exclude_outbound_ports, [5432]);
     assert_eq!((&pod.netns, pod.close_existing), (&None, false));
     let path = "Pod shop/web-1 metadata.annotations";
     check_problems(

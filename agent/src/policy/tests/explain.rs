@@ -161,7 +161,7 @@ fn plaintext_clients() {
         (Verdict::Permitted, ""),
     );
     let excluding = Pod {
-        exclude_outbound_ports: vec![80],
+        exclude_outbound_ports: Box::new([80]),
         ..pod("shop/cart", &["10.0.0.9"])
     };
     let mut objects = strict();
@@ -192,7 +192,7 @@ fn nothing_is_enforced_outside_the_mesh() {
     );
     let deny = policy("shop/p", Action::Deny, vec![Rule::default()]);
     let excluding = Pod {
-        exclude_inbound_ports: vec![8080],
+        exclude_inbound_ports: Box::new([8080]),
         ..pod("shop/web-1", &["10.0.0.1"])
     };
     let objects = vec![Object::AuthorizationPolicy(deny), Object::Pod(excluding)];

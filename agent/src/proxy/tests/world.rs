@@ -269,9 +269,9 @@ impl World {
             netns: None,
             runtime_class: None,
             static_uid: None,
-            exclude_outbound_ports: Vec::new(),
-            exclude_outbound_cidrs: Vec::new(),
-            exclude_inbound_ports: Vec::new(),
+            exclude_outbound_ports: Box::default(),
+            exclude_outbound_cidrs: Box::default(),
+            exclude_inbound_ports: Box::default(),
             close_existing: false,
         };
         let name = pod.name.clone();
