@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use http::{HeaderValue, Request, Response, header};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt as _, StreamBody};
+use http_body_util::{BodyExt as _, Collected, StreamBody};
 use hyper::body::{Frame, Incoming};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -65,26 +65,20 @@ pub(super) async fn handle(
         ),
     ));
     let effects = shared.faults.take(&target);
-    let answer = match before(&effects, &connection).await {
-        Some(answer) => answer,
-        None => {
-            let body = body
-                .collect()
-                .await
-                .map(http_body_util::Collected::to_bytes);
-            let content_type = text(header::CONTENT_TYPE).unwrap_or_default();
-            let ask = Ask {
-                shared: &shared,
-                target: &target,
-                content_type: &content_type,
-                body: body.unwrap_or_default(),
-                effects: &effects,
-            };
-            match user.and_then(|user| ask.answer(&user)) {
-                Ok(answer) => answer,
-                Err(failure) => Answer::failed(&failure),
-            }
-        }
+    let answer = if let Some(answer) = before(&effects, &connection).await {
+        answer
+    } else {
+        let body = body.collect().await;
+        let content_type = text(header::CONTENT_TYPE).unwrap_or_default();
+        let ask = Ask {
+            shared: &shared,
+            target: &target,
+            content_type: &content_type,
+            body: body.map(Collected::to_bytes).unwrap_or_default(),
+            effects: &effects,
+        };
+        user.and_then(|user| ask.answer(&user))
+            .unwrap_or_else(|failure| Answer::failed(&failure))
     };
     Ok(answer.shaped(&effects).sent(&progress))
 }

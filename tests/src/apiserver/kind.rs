@@ -7,6 +7,10 @@ use serde_json::{Value, json};
 use super::failure::Failure;
 
 /// A kind of objects, as it is served.
+#[expect(
+    clippy::struct_field_names,
+    reason = "the API calls the name of a kind its kind"
+)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Kind {
     /// Empty for the core group.

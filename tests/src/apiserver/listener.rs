@@ -125,7 +125,8 @@ fn bind(place: &Place) -> Result<TcpListener> {
         )?;
         TcpListener::bind(address)
     });
-    let bound = bound.join().map_err(|_| anyhow!("the thread panicked"))?;
+    let bound = bound.join();
+    let bound = bound.map_err(|_panic| anyhow!("the thread panicked"))?;
     Ok(bound?)
 }
 

@@ -72,8 +72,8 @@ pub(super) fn json_patch(target: &mut Value, patch: &Value) -> Result<(), Failur
     let operations = patch.as_array();
     let operations = operations.ok_or_else(|| Failure::bad_request("a JSON patch is a list"))?;
     for operation in operations {
-        let path = operation["path"].as_str().unwrap_or_default();
-        apply_operation(target, operation, path).ok_or_else(|| {
+        let pointer = operation["path"].as_str().unwrap_or_default();
+        apply_operation(target, operation, pointer).ok_or_else(|| {
             let message = format!("the server rejected our request due to an error in {operation}");
             Failure::new(422, "Invalid", message)
         })?;
@@ -93,10 +93,14 @@ fn apply_operation(target: &mut Value, operation: &Value, path: &str) -> Option<
             };
             (found.unwrap_or(&Value::Null) == &value).then_some(())
         }
-        ("add", Value::Array(items)) if last == "-" => Some(items.push(value)),
+        ("add", Value::Array(items)) if last == "-" => {
+            items.push(value);
+            Some(())
+        }
         ("add", Value::Array(items)) => {
             let at = last.parse().ok().filter(|at| *at <= items.len())?;
-            Some(items.insert(at, value))
+            items.insert(at, value);
+            Some(())
         }
         ("add", Value::Object(map)) => {
             map.insert(last, value);

@@ -266,8 +266,8 @@ async fn kinds_come_and_go_with_their_definitions() {
     server
         .delete("customresourcedefinitions", "", "things.example.com")
         .unwrap();
-    let last = events.next().await.unwrap().unwrap();
-    assert!(matches!(last, WatchEvent::Deleted(_)), "{last:?}");
+    let event = events.next().await.unwrap().unwrap();
+    assert!(matches!(event, WatchEvent::Deleted(_)), "{event:?}");
     assert!(events.next().await.is_none());
     assert!(matches!(list().await, Err(Error::Api(status)) if status.code == 404));
     let groups = client.list_api_groups().await.unwrap();
@@ -363,12 +363,12 @@ async fn faults_happen_as_often_as_they_are_told_to() {
     server.resume().unwrap();
     assert!(list().await.is_ok());
     let requests = server.requests();
-    let last = requests.last().unwrap();
+    let request = requests.last().unwrap();
     assert_eq!(
-        (last.verb, &*last.resource, last.status),
+        (request.verb, &*request.resource, request.status),
         ("list", "pods", 200)
     );
-    assert!(last.sent_bytes > 0);
+    assert!(request.sent_bytes > 0);
 }
 
 #[tokio::test]

@@ -66,16 +66,14 @@ impl Write<'_> {
         }
         let name = Name::new(&self.path.namespace, name);
         self.check_namespace()?;
-        let written = self.store.write(self.kind, &name, |old| match old {
-            Some(_) => Err(Failure::already_exists(&self.kind.qualified(), &name.name)),
-            None => {
-                if self.kind.status
-                    && let Value::Object(map) = &mut object
-                {
-                    map.remove("status");
-                }
-                Ok(Some(stamp(self.kind, &name, None, object)))
+        if self.kind.status {
+            without(&mut object, &["status"]);
+        }
+        let written = self.store.write(self.kind, &name, |old| {
+            if old.is_some() {
+                return Err(Failure::already_exists(&self.kind.qualified(), &name.name));
             }
+            Ok(Some(stamp(self.kind, &name, None, object)))
         });
         written?.ok_or_else(|| self.not_found(&name))
     }

@@ -82,11 +82,11 @@ impl Cluster {
             "spec": {"clusterIP": "172.31.255.1", "clusterIPs": ["172.31.255.1"],
                 "ports": [{"name": "http", "port": 80, "protocol": "TCP", "targetPort": 8080}]},
         }))?);
-        self.put_probe(server, false)
+        Self::put_probe(server, false)
     }
 
     /// Sets whether the probed Service has a ready endpoint.
-    pub(super) fn put_probe(&self, server: &ApiServer, ready: bool) -> Result<()> {
+    pub(super) fn put_probe(server: &ApiServer, ready: bool) -> Result<()> {
         drop(server.put(json!({
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
             "metadata": {

@@ -139,7 +139,7 @@ pub(crate) fn run(options: &ServerOptions) -> Result<()> {
                 let of = (Arc::clone(&server), Arc::clone(&cluster));
                 churn = Some(Churn::start(of, rate, &changes));
             }
-            Order::Probe(ready) => cluster.put_probe(&server, ready)?,
+            Order::Probe(ready) => Cluster::put_probe(&server, ready)?,
             Order::Report => cost = report(&server, &changes),
         }
         say(&cost)?;
