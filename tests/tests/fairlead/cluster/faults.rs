@@ -173,6 +173,15 @@ fn restart() -> Result<()> {
 
     for agent in &mesh.agents {
         soon_healthy(agent, true)?;
+        until_ok("a list that is read anew", SOON, || {
+            let watches = source(agent)?["watches"].clone();
+            let expired = |watch: &Value| watch["relists"]["expired"].as_u64() > Some(0);
+            let any = watches
+                .as_array()
+                .is_some_and(|all| all.iter().any(expired));
+            ensure!(any, "no history was gone: {watches}");
+            Ok(())
+        })?;
     }
     soon_refused(mesh.pod("neighbour"), &url)?;
     mesh.agent("a").wait_enrolled(&[&*late])?;
