@@ -9,6 +9,7 @@ mod enrolment;
 mod faults;
 mod manifests;
 mod mesh;
+mod objects;
 mod plane;
 mod status;
 
@@ -19,6 +20,7 @@ pub(crate) const TESTS: &[&[Test]] = &[
     authority::TESTS,
     enrolment::TESTS,
     faults::TESTS,
+    objects::TESTS,
     plane::TESTS,
     status::TESTS,
 ];
