@@ -95,10 +95,8 @@ async fn agent(config: AgentConfig) -> anyhow::Result<()> {
         flows_in.clone(),
     )?;
     tasks.keep("proxy", serve);
-    let enrol = enrol::Config {
-        node: config.node.clone(),
-        grace: config.drain,
-    };
+    let (node, grace) = (config.node.clone(), config.drain);
+    let enrol = enrol::Config { node, grace };
     let plugin = cni::start(&mut tasks, &config.cni, config.node.clone(), tables.clone())?;
     let wanted = (identities.clone(), plugin.calls);
     let (enroller, enrolment) = Enroller::new(enrol, redirector, proxy.clone(), wanted);
@@ -120,7 +118,7 @@ async fn agent(config: AgentConfig) -> anyhow::Result<()> {
     tasks.keep("metrics", metrics.clone().forget_idle());
 
     // Records to people.
-    let view = AgentView {
+    let view = Arc::new(AgentView {
         node: config.node.to_string(),
         trust_domain: config.trust_domain.to_string(),
         started: Timestamp::now(),
@@ -132,8 +130,7 @@ async fn agent(config: AgentConfig) -> anyhow::Result<()> {
         proxy: proxy.clone(),
         kernel,
         plugin: plugin.trouble,
-    };
-    let view = Arc::new(view);
+    });
     taint::start(&mut tasks, config.taint, config.node, &view);
     let desk = Desk {
         place,

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::NAMESPACE;
 use crate::admin::{Client, ClientError};
-use crate::cluster::kube::{self, Access, AgentPod};
+use crate::cluster::kube::{self as api, Access, AgentPod};
 
 /// What runs beside an agent and passes bytes to its socket.
 const BRIDGE: [&str; 2] = ["/fairlead", "bridge"];
@@ -28,17 +28,17 @@ pub struct NodeAgent {
 
 /// Connects to the agents of all nodes; fails where there is none.
 pub async fn agents(access: &Access) -> anyhow::Result<Vec<NodeAgent>> {
-    let client = kube::client(access).await?;
-    let pods = kube::agent_pods(&client, NAMESPACE).await?;
+    let client = api::client(access).await?;
+    let pods = api::agent_pods(&client, NAMESPACE).await?;
     if pods.is_empty() {
         bail!("there is no agent in the namespace {NAMESPACE}: see `fairlead install`");
     }
     Ok(join_all(pods.into_iter().map(|pod| connect(&client, pod))).await)
 }
 
-async fn connect(client: &kube::Client, pod: AgentPod) -> NodeAgent {
+async fn connect(client: &api::Client, pod: AgentPod) -> NodeAgent {
     let connected = async {
-        let stream = kube::exec(client, NAMESPACE, &pod.name, &BRIDGE).await;
+        let stream = api::exec(client, NAMESPACE, &pod.name, &BRIDGE).await;
         let stream = stream.map_err(|error| error.to_string())?;
         let connected = Client::over(stream).await;
         connected.map_err(|error: ClientError| error.to_string())

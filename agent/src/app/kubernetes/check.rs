@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::install::live;
-use crate::cluster::kube::{self, Access, Client, Place, RequestError};
+use crate::cluster::kube::{self as api, Access, Client, Place, RequestError};
 
 /// The oldest Kubernetes that has all that the manifests use: DaemonSets that surge.
 const KUBERNETES: (u32, u32) = (1, 25);
@@ -153,7 +153,7 @@ pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 
 /// Looks at everything that an installation needs; changes nothing.
 pub async fn preflight(access: &Access) -> Vec<Finding> {
-    match kube::client(access).await {
+    match api::client(access).await {
         Ok(client) => preflight_with(&client).await,
         Err(error) => vec![Finding::error(
             "API server",
@@ -181,7 +181,7 @@ pub(super) async fn preflight_with(client: &Client) -> Vec<Finding> {
 }
 
 pub(super) async fn server(client: &Client) -> Finding {
-    match kube::version(client).await {
+    match api::version(client).await {
         Err(error) => Finding::error("API server", Topic::ApiServer, chain(&error)),
         Ok((name, number)) if number < KUBERNETES => Finding::error(
             "Kubernetes version",
@@ -214,7 +214,7 @@ async fn rights(client: &Client) -> Finding {
     const NAME: &str = "Rights of this user";
     let mut missing = Vec::new();
     for (group, resource, verb) in RIGHTS {
-        match kube::may(client, group, resource, verb).await {
+        match api::may(client, group, resource, verb).await {
             Ok(true) => {}
             Ok(false) => missing.push(format!("{verb} {resource}")),
             Err(error) => return Finding::unknown(NAME, &error),
@@ -228,7 +228,7 @@ async fn rights(client: &Client) -> Finding {
 }
 
 async fn nodes(client: &Client) -> Vec<Finding> {
-    match kube::list(client, &Place::new("v1", "Node", None, "")).await {
+    match api::list(client, &Place::new("v1", "Node", None, "")).await {
         Err(error) => vec![Finding::unknown("Nodes", &error)],
         Ok(nodes) => of_nodes(&nodes),
     }
@@ -324,7 +324,7 @@ const NETWORKS: [(&str, &str); 9] = [
 async fn network(client: &Client) -> Finding {
     const NAME: &str = "Network plugin";
     let all = Place::new("apps/v1", "DaemonSet", None, "");
-    let sets = match kube::list(client, &all).await {
+    let sets = match api::list(client, &all).await {
         Ok(sets) => sets,
         Err(error) => return Finding::unknown(NAME, &error),
     };
@@ -358,7 +358,7 @@ const MESHES: [(&str, &str); 4] = [
 async fn other_meshes(client: &Client) -> Finding {
     const NAME: &str = "Other meshes";
     let all = Place::new("v1", "Namespace", None, "");
-    match kube::list(client, &all).await {
+    match api::list(client, &all).await {
         Err(error) => Finding::unknown(NAME, &error),
         Ok(namespaces) => of_namespaces(NAME, &namespaces),
     }
@@ -399,7 +399,7 @@ async fn gateway(client: &Client) -> Finding {
         None,
         "httproutes.gateway.networking.k8s.io",
     );
-    match kube::find(client, &place).await {
+    match api::find(client, &place).await {
         Err(error) => Finding::unknown(NAME, &error),
         Ok(Some(_)) => Finding::ok(NAME, "its kinds are there"),
         Ok(None) => Finding::ok(NAME, "its kinds are not there; they may come later"),

@@ -8,14 +8,14 @@ use super::check::{Finding, Topic, chain, server};
 use super::rollout;
 use super::{AGENT, CA, NAMESPACE};
 use crate::admin::Severity;
-use crate::cluster::kube::{self, Access, Client, Place};
+use crate::cluster::kube::{self as api, Access, Client, Place};
 
 /// So many names of nodes and pods are told before the rest is only counted.
 const NAMED: usize = 5;
 
 /// Looks at everything that belongs to the installation; changes nothing.
 pub async fn installed(access: &Access) -> Vec<Finding> {
-    let client = match kube::client(access).await {
+    let client = match api::client(access).await {
         Ok(client) => client,
         Err(error) => {
             return vec![Finding::error(
@@ -55,7 +55,7 @@ async fn kinds(client: &Client) -> Finding {
             None,
             &name,
         );
-        match kube::find(client, &place).await {
+        match api::find(client, &place).await {
             Err(error) => return Finding::unknown(NAME, &error),
             Ok(None) => missing.push(name),
             Ok(Some(_)) => {}
@@ -79,7 +79,7 @@ async fn pods(
     topic: Topic,
 ) -> Finding {
     let place = Place::new("apps/v1", kind, Some(NAMESPACE), object);
-    let found = match kube::find(client, &place).await {
+    let found = match api::find(client, &place).await {
         Err(error) => return Finding::unknown(name, &error),
         Ok(found) => found,
     };
@@ -105,7 +105,7 @@ async fn pods(
 async fn bundle(client: &Client) -> Finding {
     const NAME: &str = "Roots that are trusted";
     let place = Place::new("v1", "ConfigMap", Some(NAMESPACE), "fairlead-ca-root-cert");
-    match kube::find(client, &place).await {
+    match api::find(client, &place).await {
         Err(error) => Finding::unknown(NAME, &error),
         Ok(None) => Finding::error(
             NAME,

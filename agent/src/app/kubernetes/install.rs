@@ -11,7 +11,7 @@ use super::check::{Outcome, preflight_with};
 use super::manifests::{Settings, render};
 use super::rollout::{self, Rollout};
 use super::{AGENT, CA, NAMESPACE, Progress};
-use crate::cluster::kube::{self, Access, Change, Client, Place};
+use crate::cluster::kube::{self as api, Access, Change, Client, Place};
 
 /// How long the API server may take to serve a new kind.
 const KINDS: Duration = Duration::from_secs(30);
@@ -78,7 +78,7 @@ pub async fn install(
     patience: Duration,
     progress: Progress<'_>,
 ) -> anyhow::Result<Report> {
-    let client = kube::client(access).await?;
+    let client = api::client(access).await?;
     refuse_where_it_cannot_run(&client).await?;
     let before = live(&client).await?;
     let image_before = before.as_ref().and_then(|it| it.settings.image.clone());
@@ -97,7 +97,7 @@ pub async fn upgrade(
     patience: Duration,
     progress: Progress<'_>,
 ) -> anyhow::Result<Report> {
-    let client = kube::client(access).await?;
+    let client = api::client(access).await?;
     let Some(before) = live(&client).await? else {
         bail!(
             "Fairlead is not installed here: there is no DaemonSet {NAMESPACE}/{AGENT}; see `fairlead install`"
@@ -115,7 +115,7 @@ pub async fn upgrade(
 /// What is installed, if anything is.
 pub(super) async fn live(client: &Client) -> anyhow::Result<Option<Installed>> {
     let place = Place::new("apps/v1", "DaemonSet", Some(NAMESPACE), AGENT);
-    let found = kube::find(client, &place).await?;
+    let found = api::find(client, &place).await?;
     Ok(found.map(|agents| Installed {
         settings: Settings::of_live(&agents),
     }))
@@ -188,7 +188,7 @@ async fn apply(
     progress: Progress<'_>,
 ) -> anyhow::Result<ReportedObject> {
     let place = Place::of(manifest)?;
-    let change = kube::apply(client, manifest).await?;
+    let change = api::apply(client, manifest).await?;
     if change != Change::Unchanged {
         let word = if change == Change::Created {
             "created"
@@ -205,7 +205,7 @@ async fn wait_served(client: &Client, manifest: &Value) -> anyhow::Result<()> {
     let place = Place::of(manifest)?;
     let end = Instant::now() + KINDS;
     loop {
-        let object = kube::find(client, &place).await?.unwrap_or_default();
+        let object = api::find(client, &place).await?.unwrap_or_default();
         let conditions = object
             .pointer("/status/conditions")
             .and_then(Value::as_array);

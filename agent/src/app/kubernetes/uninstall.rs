@@ -14,7 +14,7 @@ use super::install::{ReportedObject, live};
 use super::manifests::{Settings, cleanup, render};
 use super::rollout::{self, Rollout};
 use super::{AGENT, NAMESPACE, Progress};
-use crate::cluster::kube::{self, Access, Change, Client, Place};
+use crate::cluster::kube::{self as api, Access, Change, Client, Place};
 
 /// For pods to end that let their connections end first.
 const ENDING: Duration = Duration::from_mins(2);
@@ -48,7 +48,7 @@ pub async fn uninstall(
     patience: Duration,
     progress: Progress<'_>,
 ) -> anyhow::Result<Removal> {
-    let client = kube::client(access).await?;
+    let client = api::client(access).await?;
     let installed = live(&client).await?;
     let mut removal = Removal {
         nodes: None,
@@ -86,7 +86,7 @@ pub async fn uninstall(
             removal.kept.push(format!("{place}: {reason}"));
             continue;
         }
-        let change = kube::delete(&client, &place).await?;
+        let change = api::delete(&client, &place).await?;
         if change == Change::Deleted {
             progress(&format!("{place}: deleted"));
         }
@@ -107,12 +107,12 @@ async fn clean_nodes(
 ) -> anyhow::Result<()> {
     let agents = Place::new("apps/v1", "DaemonSet", Some(NAMESPACE), AGENT);
     progress("ending the agents; meshed pods are refused until their node is cleaned up");
-    let change = kube::delete(client, &agents).await?;
+    let change = api::delete(client, &agents).await?;
     rollout::wait_gone(client, &agents, Some("agent"), ENDING).await?;
     removal.objects.push(ReportedObject::new(&agents, change));
     for manifest in cleanup(settings)? {
         let place = Place::of(&manifest)?;
-        let _change = kube::apply(client, &manifest).await?;
+        let _change = api::apply(client, &manifest).await?;
         let rollout = rollout::wait(client, &place, patience, progress).await?;
         if !rollout.complete {
             let reasons = rollout::reasons(client, NAMESPACE, "cleanup").await?;
@@ -126,7 +126,7 @@ async fn clean_nodes(
             }
         }
         removal.nodes = Some(rollout);
-        let _change = kube::delete(client, &place).await?;
+        let _change = api::delete(client, &place).await?;
         rollout::wait_gone(client, &place, Some("cleanup"), ENDING).await?;
     }
     Ok(())
@@ -143,7 +143,7 @@ async fn in_use(client: &Client, definition: &Value) -> anyhow::Result<Option<St
         return Ok(None);
     };
     let place = Place::new(&format!("{group}/{version}"), kind, None, "");
-    let objects = kube::list(client, &place).await?.len();
+    let objects = api::list(client, &place).await?.len();
     Ok((objects > 0).then(|| {
         format!("there are {objects} of it, which would go too; --delete-policies removes them")
     }))

@@ -147,7 +147,7 @@ fn name(value: &Value) -> NamespacedName {
 
 fn pod(value: &Value) -> Result<Arc<Pod>> {
     let list = |key: &str| value[key].as_array().cloned().unwrap_or_default();
-    let ports = |key: &str| -> Vec<u16> {
+    let ports = |key: &str| -> Box<[u16]> {
         let ports = list(key).into_iter();
         ports
             .filter_map(|port| u16::try_from(port.as_u64()?).ok())
