@@ -123,6 +123,7 @@ fn snapshot() -> Snapshot {
         name: NamespacedName::new("bank", "ledger"),
         cluster_ips: vec!["10.96.0.7".parse().unwrap()],
         external_ips: vec![],
+        balancer_ips: vec![],
         ports: vec![ServicePort {
             name: "".into(),
             port: 80,

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use ipnet::IpNet;
 use tracing_subscriber::filter::EnvFilter;
 
 use crate::cluster::kube::Access;
@@ -153,6 +154,15 @@ pub struct AgentArgs {
     /// How the API server is reached.
     #[command(flatten)]
     pub kube: KubeArgs,
+    /// Blocks of addresses that Services may claim by spec.externalIPs; without it that
+    /// field has no effect, since whoever writes Services may write any address there.
+    #[arg(
+        long,
+        env = "FAIRLEAD_EXTERNAL_IPS",
+        value_delimiter = ',',
+        value_name = "CIDR,…"
+    )]
+    pub external_ips: Vec<IpNet>,
     /// Who signs certificates: https://HOST:PORT, or dir:PATH to sign here.
     #[arg(long, env = "FAIRLEAD_CA", value_name = "CA")]
     pub ca: String,

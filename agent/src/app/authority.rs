@@ -34,7 +34,8 @@ async fn authority(args: CaArgs) -> anyhow::Result<()> {
     let mut signals = StopSignals::listen()?;
     let mut tasks = Tasks::default();
     let source = config::source(args.source.as_ref(), &args.kube, cluster::CA_KINDS)?;
-    let (source, read) = cluster::start(source, trust_domain(&args.trust_domain)?).await?;
+    let (source, read) =
+        cluster::start(source, trust_domain(&args.trust_domain)?, Vec::new()).await?;
     tasks.keep("source", read);
 
     let probes = match args.health_addr {

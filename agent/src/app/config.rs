@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use ipnet::IpNet;
 
 use super::args::{AgentArgs, KernelArgs, KubeArgs, KubeletArg, SourceArg, TunnelProtocol};
 use crate::cluster::kube::Access;
@@ -19,6 +20,7 @@ pub(super) struct AgentConfig {
     pub(super) node: NodeName,
     pub(super) trust_domain: TrustDomain,
     pub(super) source: cluster::Config,
+    pub(super) external_ips: Vec<IpNet>,
     pub(super) identity: identity::Config,
     pub(super) proxy: proxy::Config,
     pub(super) redirect: redirect::Config,
@@ -41,6 +43,7 @@ impl AgentConfig {
         let ca = ca.map_err(|reason| anyhow::anyhow!("--ca {}: {reason}", args.ca))?;
         let config = Self {
             source: source(args.source.as_ref(), &args.kube, cluster::AGENT_KINDS)?,
+            external_ips: args.external_ips,
             identity: identity::Config {
                 trust_domain: trust_domain.clone(),
                 ca,
@@ -82,6 +85,7 @@ impl AgentConfig {
         tracing::info!(
             node = %config.node,
             source = %config.source,
+            external_ips = ?config.external_ips,
             ca = ?config.identity.ca,
             trust_domain = %config.trust_domain,
             certificate_ttl = ?config.identity.ttl,

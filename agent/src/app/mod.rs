@@ -78,7 +78,12 @@ async fn agent(config: AgentConfig) -> anyhow::Result<()> {
     let tenure = redirector.tenure();
 
     // Objects to snapshots to tables.
-    let (source, read) = cluster::start(config.source.clone(), config.trust_domain.clone()).await?;
+    let (source, read) = cluster::start(
+        config.source.clone(),
+        config.trust_domain.clone(),
+        config.external_ips.clone(),
+    )
+    .await?;
     tasks.keep("source", read);
     let (tables_in, tables) = compile::tables(config.node.clone());
     tasks.start("policy", compile::run(source.snapshots.clone(), tables_in));

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use ipnet::IpNet;
 use jiff::Timestamp;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::{Notify, watch};
@@ -35,6 +36,8 @@ pub struct Config {
     pub path: PathBuf,
     /// Of the identities that its pods have.
     pub trust_domain: TrustDomain,
+    /// The blocks of which external addresses of Services may be.
+    pub external_ips: Vec<IpNet>,
 }
 
 /// Quiet for so long, and an edit is taken to be complete.
@@ -74,17 +77,18 @@ pub fn start(config: Config) -> (Source, impl Future<Output = ()> + Send + 'stat
         files: Files::new(config.trust_domain),
         seen: BTreeMap::new(),
     };
-    (source, run(directory, snapshots, health))
+    let writer = Writer::with_external_ips(config.external_ips);
+    (source, run(directory, writer, snapshots, health))
 }
 
 async fn run(
     mut directory: Directory,
+    mut writer: Writer,
     snapshots: watch::Sender<Snapshot>,
     health: watch::Sender<Health>,
 ) {
     let dirty = Arc::new(Notify::new());
     let mut watching = Watching::default();
-    let mut writer = Writer::new();
     loop {
         watching.renew(&directory.path, &dirty);
         let scan = tokio::task::spawn_blocking(move || {

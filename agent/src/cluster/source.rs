@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 
 use imbl::ordset::DiffItem;
+use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::Serialize;
 use tokio::sync::watch;
@@ -55,18 +56,24 @@ pub const CA_KINDS: &[ObjectKind] = &[ObjectKind::Namespace, ObjectKind::Pod];
 pub type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Starts a source. Nothing is read unless the work is polled; an API server that can't
-/// be reached is no error here.
+/// be reached is no error here. Services have those external addresses that are in the
+/// blocks `external_ips`.
 pub async fn start(
     config: Config,
     trust_domain: TrustDomain,
+    external_ips: Vec<IpNet>,
 ) -> Result<(Source, Work), ClientError> {
     match config {
         Config::Directory(path) => {
-            let (source, work) = dir::start(dir::Config { path, trust_domain });
+            let (source, work) = dir::start(dir::Config {
+                path,
+                trust_domain,
+                external_ips,
+            });
             Ok((source, Box::pin(work)))
         }
         Config::Kube { access, kinds } => {
-            let (source, work) = kube::start(&access, kinds, trust_domain).await?;
+            let (source, work) = kube::start(&access, kinds, trust_domain, external_ips).await?;
             Ok((source, Box::pin(work)))
         }
     }

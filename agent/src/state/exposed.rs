@@ -3,6 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use super::change::{ObjectKey, ObjectKind};
 use super::objects::{Problem, Service, ServicePort};
 use super::problems::Owner;
@@ -12,27 +14,36 @@ use crate::model::NamespacedName;
 /// An address of a Service that is not its alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Exposed {
-    /// A port of an external or a load balancer's address.
+    /// A port of a load balancer's address.
+    Balancer(SocketAddr),
+    /// A port of an external address.
     External(SocketAddr),
     /// A port of every node.
     NodePort(u16),
 }
 
 impl Exposed {
-    /// All of a Service.
-    fn of(service: &Service) -> impl Iterator<Item = Self> + '_ {
-        let external = service.external_ips.iter().flat_map(|ip| {
+    /// All of a Service, whose external addresses must be in one of the blocks `allowed`.
+    fn of(service: &Service, allowed: &[IpNet]) -> Vec<Self> {
+        let at = |ip: IpAddr| {
             let ports = service.ports.iter();
-            ports.map(|port| Self::External(SocketAddr::new(*ip, port.port)))
-        });
+            ports.map(move |port| SocketAddr::new(ip, port.port))
+        };
+        let is_allowed =
+            |ip: &IpAddr| !is_local(*ip) && allowed.iter().any(|block| block.contains(ip));
+        let balancer = service.balancer_ips.iter().copied();
+        let balancer = balancer.flat_map(at).map(Self::Balancer);
+        let external = service.external_ips.iter().copied().filter(is_allowed);
+        let external = external.flat_map(at).map(Self::External);
         let ports = service.ports.iter().filter_map(|port| port.node_port);
-        external.chain(ports.map(Self::NodePort))
+        let all = balancer.chain(external);
+        all.chain(ports.map(Self::NodePort)).collect()
     }
 
     /// The port of the Service that it leads to.
     pub fn port(self, service: &Service) -> Option<&ServicePort> {
         service.ports.iter().find(|port| match self {
-            Self::External(address) => port.port == address.port(),
+            Self::Balancer(address) | Self::External(address) => port.port == address.port(),
             Self::NodePort(number) => port.node_port == Some(number),
         })
     }
@@ -40,20 +51,37 @@ impl Exposed {
 
 impl Snapshot {
     /// Where an address leads that is neither a pod's nor a Service's own, and the Services
-    /// that claim it: none, one, or several, and then it is nobody's.
+    /// that claim it: none, one, or several, and then it is nobody's. What a load balancer
+    /// gave comes before what authors of Services wrote, who can't take a node's address.
     pub fn exposed_at(&self, address: SocketAddr) -> Option<(Exposed, &[NamespacedName])> {
+        let balancer = Exposed::Balancer(address);
         let external = Exposed::External(address);
         let node_port = Exposed::NodePort(address.port());
         let is_node = || self.node_addresses.contains(&address.ip());
         let at = |exposed| Some((exposed, &**self.exposed.get(&exposed)?));
-        at(external).or_else(|| is_node().then(|| at(node_port)).flatten())
+        at(balancer).or_else(|| at(if is_node() { node_port } else { external }))
+    }
+}
+
+/// Never anybody's but the machine's or the link's own, such as that of a cloud's metadata.
+fn is_local(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => {
+            ip.is_loopback() || ip.is_link_local() || ip.is_unspecified() || ip.is_multicast()
+        }
+        IpAddr::V6(ip) => {
+            ip.is_loopback()
+                || ip.is_unicast_link_local()
+                || ip.is_unspecified()
+                || ip.is_multicast()
+        }
     }
 }
 
 impl Writer {
     /// Adds or takes back where a Service is reached.
     pub(super) fn expose(&mut self, service: &Service, add: bool) {
-        for exposed in Exposed::of(service) {
+        for exposed in Exposed::of(service, &self.external_ips) {
             let known = self.snapshot.exposed.get(&exposed);
             let mut names: Vec<_> = known
                 .iter()
@@ -89,6 +117,7 @@ impl Writer {
             name: name.clone(),
         };
         let (field, what) = match exposed {
+            Exposed::Balancer(address) => ("status.loadBalancer", address.to_string()),
             Exposed::External(address) => ("spec.externalIPs", address.to_string()),
             Exposed::NodePort(port) => ("spec.ports", format!("node port {port}")),
         };

@@ -72,6 +72,7 @@ pub(crate) fn service(text: &str, cluster_ip: &str) -> Service {
             vec![ip(cluster_ip)]
         },
         external_ips: Vec::new(),
+        balancer_ips: Vec::new(),
         ports: vec![
             port("http", 80, TargetPort::Name("http".into())),
             port("admin", 90, TargetPort::Number(9090)),

@@ -43,6 +43,7 @@ impl Interner {
         service.ports.shrink_to_fit();
         service.cluster_ips.shrink_to_fit();
         service.external_ips.shrink_to_fit();
+        service.balancer_ips.shrink_to_fit();
     }
 
     /// Likewise an EndpointSlice.

@@ -99,8 +99,10 @@ pub struct Service {
     pub name: NamespacedName,
     /// `spec.clusterIPs`; empty for a headless Service.
     pub cluster_ips: Vec<IpAddr>,
-    /// `spec.externalIPs` and the addresses of `status.loadBalancer`.
+    /// `spec.externalIPs`, which are whatever its author wrote.
     pub external_ips: Vec<IpAddr>,
+    /// The addresses of `status.loadBalancer`, which authors of Services can't write.
+    pub balancer_ips: Vec<IpAddr>,
     /// `spec.ports`, TCP only.
     pub ports: Vec<ServicePort>,
     /// `spec.selector`; empty where its EndpointSlices are written by hand.

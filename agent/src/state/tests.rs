@@ -1,5 +1,6 @@
 //! What a sequence of changes makes of the state.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::fixtures::{World, ip, labels, name, namespace, node, pod, port, service};
@@ -335,7 +336,7 @@ fn publish_not_ready_addresses_makes_them_ready() {
 /// Reached at 203.0.113.7 and, for its first port, at port 30080 of every node.
 fn exposed(text: &str) -> Service {
     let mut exposed = service(text, "");
-    exposed.external_ips = vec![ip("203.0.113.7")];
+    exposed.balancer_ips = vec![ip("203.0.113.7")];
     exposed.ports[0].node_port = Some(30_080);
     exposed
 }
@@ -366,7 +367,7 @@ fn services_are_reached_from_outside_the_cluster_too() {
     check_exposed(&mut world, "192.0.2.1:80", &[]);
     check_exposed(&mut world, "192.0.2.9:30080", &[]);
     let mut changed = exposed("shop/web");
-    changed.external_ips.clear();
+    changed.balancer_ips.clear();
     changed.ports[0].node_port = Some(30_081);
     world.put(Object::Service(changed));
     check_exposed(&mut world, "203.0.113.7:80", &[]);
@@ -378,6 +379,64 @@ fn services_are_reached_from_outside_the_cluster_too() {
     assert!(world.now().exposed.is_empty());
 }
 
+/// That claims these addresses by `spec.externalIPs`.
+fn claiming(text: &str, ips: &[&str]) -> Object {
+    let mut service = service(text, "");
+    service.external_ips = ips.iter().map(|text| ip(text)).collect();
+    Object::Service(service)
+}
+
+#[test]
+fn external_addresses_mean_nothing_unless_they_are_allowed() {
+    let claimed = ["203.0.113.9", "1.1.1.1"];
+    let mut world = World::new([claiming("evil/web", &claimed)]);
+    check_exposed(&mut world, "203.0.113.9:80", &[]);
+    check_exposed(&mut world, "1.1.1.1:80", &[]);
+    let allowed = vec!["203.0.113.0/24".parse().unwrap()];
+    let mut world = World(Writer::with_external_ips(allowed));
+    world.put(claiming("evil/web", &claimed));
+    check_exposed(&mut world, "203.0.113.9:80", &["evil/web"]);
+    check_exposed(&mut world, "1.1.1.1:80", &[]);
+    assert!(world.0.snapshot.problems.is_empty());
+}
+
+#[test]
+fn no_external_address_is_local_or_a_nodes() {
+    let claimed = [
+        "127.0.0.1",
+        "169.254.169.254",
+        "::ffff:169.254.169.254",
+        "0.0.0.0",
+        "224.0.0.1",
+        "::1",
+        "fe80::1",
+        "192.0.2.1",
+    ];
+    let host = Pod {
+        host_network: true,
+        ..pod("kube-system/agent", &["192.0.2.1"])
+    };
+    let all = ["0.0.0.0/0", "::/0"].map(|block| block.parse().unwrap());
+    let mut world = World(Writer::with_external_ips(all.into()));
+    world.put(claiming("evil/web", &claimed));
+    world.put(Object::Pod(host));
+    for address in claimed {
+        let address = SocketAddr::new(ip(address), 80).to_string();
+        check_exposed(&mut world, &address, &[]);
+    }
+}
+
+#[test]
+fn what_a_load_balancer_gave_is_not_contested_by_what_others_write() {
+    let all = vec!["203.0.113.0/24".parse().unwrap()];
+    let mut world = World(Writer::with_external_ips(all));
+    world.put(Object::Service(exposed("shop/web")));
+    world.put(claiming("evil/web", &["203.0.113.7"]));
+    check_exposed(&mut world, "203.0.113.7:80", &["shop/web"]);
+    let problems = &world.0.snapshot.problems;
+    assert!(problems.is_empty(), "{problems:?}");
+}
+
 #[test]
 fn what_several_services_claim_outside_is_reported() {
     let (one, other) = (exposed("shop/web"), exposed("other/web"));
@@ -387,7 +446,7 @@ fn what_several_services_claim_outside_is_reported() {
     let told = |problem: &Problem| problem.object == "shop/web";
     let fields: Vec<_> = problems.iter().filter(|it| told(it)).collect();
     assert!(
-        fields.iter().any(|it| it.field == "spec.externalIPs"),
+        fields.iter().any(|it| it.field == "status.loadBalancer"),
         "{fields:?}"
     );
     assert!(

@@ -4,6 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use super::change::{Change, Object, ObjectKey, ObjectKind, Origin};
 use super::claims::Claimant;
 use super::intern::Interner;
@@ -31,12 +33,22 @@ pub struct Writer {
     pub(super) derived: BTreeSet<NamespacedName>,
     pub(super) interner: Interner,
     pub(super) problems: Problems,
+    /// The blocks of which external addresses of Services may be.
+    pub(super) external_ips: Vec<IpNet>,
 }
 
 impl Writer {
-    /// A writer of an empty state.
+    /// A writer of an empty state, in which external addresses of Services mean nothing.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// One in which Services have those of their external addresses that are in these blocks.
+    pub fn with_external_ips(allowed: Vec<IpNet>) -> Self {
+        Self {
+            external_ips: allowed,
+            ..Self::default()
+        }
     }
 
     /// Applies one change; nobody sees it before [`Self::publish`].

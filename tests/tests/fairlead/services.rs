@@ -19,7 +19,8 @@ const WEB: &str = include_str!("../../scripts/web.py");
 /// There is no route to the address, and nobody listens on the node's port: only the mesh
 /// can make something of them, and STRICT takes nothing that came another way.
 fn from_outside() -> Result<()> {
-    let mesh = Mesh::up(&client_and_server())?;
+    let arguments = ["--external-ips", "203.0.113.0/24,2001:db8::/32"];
+    let (mesh, _authority) = Mesh::up_with_authority(&client_and_server(), &arguments)?;
     let (client, server) = (mesh.pod("client"), mesh.pod("server"));
     let _web = serve_python(server, WEB, 8080, &[])?;
     let manifests = mesh.world.manifests();

@@ -28,11 +28,12 @@ pub(super) fn convert(
                 .ok()
         })
         .collect();
-    let (cluster_ips, external_ips) = match spec.kind.as_deref() {
-        Some("ExternalName") => (Vec::new(), Vec::new()),
+    let (cluster_ips, external_ips, balancer_ips) = match spec.kind.as_deref() {
+        Some("ExternalName") => (Vec::new(), Vec::new(), Vec::new()),
         _ => (
             cluster_ips(&spec, &mut problems),
-            external_ips(&spec, object.status.as_ref(), &mut problems),
+            external_ips(&spec, &mut problems),
+            balancer_ips(object.status.as_ref(), &mut problems),
         ),
     };
     let selector = spec.selector.iter().flatten();
@@ -40,6 +41,7 @@ pub(super) fn convert(
         name,
         cluster_ips,
         external_ips,
+        balancer_ips,
         ports,
         selector: selector.map(|(key, value)| (&**key, &**value)).collect(),
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
@@ -63,19 +65,21 @@ fn cluster_ips(spec: &ServiceSpec<'_>, problems: &mut Vec<FieldProblem>) -> Vec<
     distinct(listed, problems)
 }
 
-/// What the owner gave it, and what a load balancer did; but for a load balancer that
-/// wants to see the connections itself.
-fn external_ips(
-    spec: &ServiceSpec<'_>,
-    status: Option<&ServiceStatus<'_>>,
-    problems: &mut Vec<FieldProblem>,
-) -> Vec<IpAddr> {
+/// What its author gave it, who may write any address there.
+fn external_ips(spec: &ServiceSpec<'_>, problems: &mut Vec<FieldProblem>) -> Vec<IpAddr> {
     let given = spec.external_ips.iter().flatten().enumerate();
     let given = given.map(|(index, ip)| {
         let field = move || FieldPath::of(&["spec", "externalIPs"]).index(index);
         (field, &**ip)
     });
-    let mut ips = distinct(given, problems);
+    distinct(given, problems)
+}
+
+/// What a load balancer gave it, but for one that wants to see the connections itself.
+fn balancer_ips(
+    status: Option<&ServiceStatus<'_>>,
+    problems: &mut Vec<FieldProblem>,
+) -> Vec<IpAddr> {
     let balancer = status.and_then(|status| status.load_balancer.as_ref());
     let ingress = balancer.and_then(|balancer| balancer.ingress.as_deref());
     let ingress = ingress.unwrap_or_default().iter().enumerate();
@@ -88,12 +92,7 @@ fn external_ips(
             };
             Some((field, it.ip.as_deref()?))
         });
-    for ip in distinct(ingress, problems) {
-        if !ips.contains(&ip) {
-            ips.push(ip);
-        }
-    }
-    ips
+    distinct(ingress, problems)
 }
 
 fn service_port(

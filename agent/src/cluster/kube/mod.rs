@@ -30,6 +30,8 @@ pub use token_review::{ReviewError, TokenOwner, TokenPod, TokenReviews};
 // The library's client is what this module lends to the wiring, which only hands it on.
 pub use ::kube::Client;
 
+use ipnet::IpNet;
+
 use super::source::Source;
 use crate::model::TrustDomain;
 use crate::state::ObjectKind;
@@ -40,12 +42,14 @@ pub(super) async fn start(
     access: &Access,
     kinds: &'static [ObjectKind],
     trust_domain: TrustDomain,
+    external_ips: Vec<IpNet>,
 ) -> Result<(Source, impl Future<Output = ()> + Send + 'static + use<>), ClientError> {
     let (client, address) = client::without_retries(access).await?;
     let config = feed::Config {
         name: format!("kube:{}", address.trim_end_matches('/')),
         trust_domain,
         kinds,
+        external_ips,
     };
     Ok(feed::start(&client, config))
 }

@@ -1,5 +1,7 @@
 //! Kinds of Kubernetes.
 
+use std::net::IpAddr;
+
 use super::*;
 use crate::model::NamespacedName;
 use crate::state::{Pod, PodPhase, Service, TargetPort};
@@ -298,12 +300,9 @@ fn services_are_exposed() {
          loadBalancer:\n    ingress:\n    - {ip: 203.0.113.8, ipMode: VIP}\n    - {ip: \
          203.0.113.7}\n    - {hostname: lb.example}\n    - {ip: 203.0.113.9, ipMode: Proxy}\n",
     );
-    let ips: Vec<String> = service
-        .external_ips
-        .iter()
-        .map(ToString::to_string)
-        .collect();
-    assert_eq!(ips, ["203.0.113.7", "203.0.113.8"]);
+    let texts = |ips: &[IpAddr]| ips.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(texts(&service.external_ips), ["203.0.113.7"]);
+    assert_eq!(texts(&service.balancer_ips), ["203.0.113.8", "203.0.113.7"]);
     let node_ports: Vec<_> = service.ports.iter().map(|port| port.node_port).collect();
     assert_eq!(node_ports, [Some(30_080), None]);
 }

@@ -19,6 +19,7 @@ async fn with_source(path: &Path, test: impl AsyncFnOnce(&mut Source)) {
     let config = Config {
         path: path.to_owned(),
         trust_domain: trust_domain(),
+        external_ips: Vec::new(),
     };
     let (mut source, task) = start(config);
     tokio::select! {

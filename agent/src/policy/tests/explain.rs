@@ -71,7 +71,7 @@ fn names_and_addresses_of_destinations() {
     }
     check(vec![], "10.0.0.9", "10.0.0.1:8080", fine);
     let mut exposed = service("shop/web", "10.96.0.1");
-    exposed.external_ips = vec![ip("203.0.113.7")];
+    exposed.balancer_ips = vec![ip("203.0.113.7")];
     let exposed = vec![Object::Service(exposed)];
     let explanation = check(exposed, "shop/cart", "203.0.113.7:80", fine);
     assert_eq!(explanation.service, Some(name("shop/web")));

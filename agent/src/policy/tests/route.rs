@@ -92,7 +92,7 @@ fn a_service_leads_to_each_ready_endpoint() {
 fn exposed() -> World {
     let mut world = world();
     let mut exposed = service("shop/web", "10.96.0.1");
-    exposed.external_ips = vec![ip("203.0.113.7"), ip("10.0.0.2")];
+    exposed.balancer_ips = vec![ip("203.0.113.7"), ip("10.0.0.2")];
     exposed.ports[0].node_port = Some(30_080);
     world.put(Object::Service(exposed));
     world.put(Object::Pod(Pod {
@@ -122,7 +122,7 @@ fn a_service_is_the_same_from_outside() {
 fn what_two_services_claim_outside_leads_nowhere() {
     let mut world = exposed();
     let mut other = service("other/web", "");
-    other.external_ips = vec![ip("203.0.113.7")];
+    other.balancer_ips = vec![ip("203.0.113.7")];
     world.put(Object::Service(other));
     check(world.now(), "203.0.113.7:80", 0, "address_contested");
 }

@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use ipnet::IpNet;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout_at};
@@ -57,6 +58,8 @@ pub(super) struct Config {
     pub(super) trust_domain: TrustDomain,
     /// The kinds that are wanted.
     pub(super) kinds: &'static [ObjectKind],
+    /// The blocks of which external addresses of Services may be.
+    pub(super) external_ips: Vec<IpNet>,
 }
 
 /// Starts the feed. Nothing happens unless the future is polled; it never ends.
@@ -68,6 +71,7 @@ pub(super) fn start(
         name,
         trust_domain,
         kinds,
+        external_ips,
     } = config;
     let wanted = KINDS.iter().filter(|it| kinds.contains(&it.object));
     let kinds: Vec<&'static Kind> = wanted.collect();
@@ -84,7 +88,7 @@ pub(super) fn start(
     let mut watchers: FuturesUnordered<_> = watchers.collect();
     let feed = Feed {
         watches: states,
-        writer: Writer::new(),
+        writer: Writer::with_external_ips(external_ips),
         snapshots,
         health,
         open_stage,

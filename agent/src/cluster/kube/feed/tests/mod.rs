@@ -38,6 +38,7 @@ impl World {
             name: "kube:https://api".to_owned(),
             trust_domain: TrustDomain("cluster.local".into()),
             kinds,
+            external_ips: Vec::new(),
         };
         let (source, run) = start(&::kube::Client::new(service, "default"), config);
         let mut task = JoinSet::new();
