@@ -18,16 +18,15 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use super::health::Health;
+use super::seats::{Seats, Source};
 use super::view::View;
 use crate::flow::FlowMetrics;
 
-/// So many scrapers and probes at a time; more wait.
-const CONNECTIONS: usize = 64;
 /// A client must have sent its request's head within this time.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// A connection ends after this time: one that does not read would keep its place, and
-/// the probes of this agent out.
-const CONNECTION_TIMEOUT: Duration = Duration::from_mins(1);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(3);
+/// A connection, which is for one request, ends after this time: one that does not read
+/// would keep its place.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(15);
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The HTTP side, bound and ready to run.
@@ -84,14 +83,19 @@ impl HttpServer {
     /// Serves until it is dropped.
     pub async fn run(self) {
         let mut connections = JoinSet::new();
+        let mut seats = Seats::default();
         loop {
-            while connections.len() >= CONNECTIONS {
-                drop(connections.join_next().await);
-            }
             tokio::select! {
                 accepted = self.listener.accept() => match accepted {
-                    Ok((stream, _)) => {
-                        drop(connections.spawn(serve(stream, Arc::clone(&self.state))));
+                    Ok((stream, peer)) => {
+                        let source = stream.local_addr().map(|local| Source::of(peer, local));
+                        // One without an address has ended already.
+                        if let Ok(source) = source
+                            && seats.make_room(source)
+                        {
+                            let serve = serve(stream, Arc::clone(&self.state));
+                            seats.take(source, connections.spawn(serve));
+                        }
                     }
                     Err(error) => {
                         // Such as EMFILE: wait for descriptors, do not spin.
@@ -112,6 +116,7 @@ async fn serve(stream: TcpStream, state: Arc<State>) {
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
+        .keep_alive(false)
         .header_read_timeout(HEADER_TIMEOUT)
         .serve_connection(TokioIo::new(stream), service);
     match tokio::time::timeout(CONNECTION_TIMEOUT, connection).await {

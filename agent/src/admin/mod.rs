@@ -22,6 +22,7 @@ mod generated {
 mod health;
 mod http;
 mod objects;
+mod seats;
 mod server;
 mod socket;
 mod status;

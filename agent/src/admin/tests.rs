@@ -1,4 +1,4 @@
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -315,4 +315,39 @@ async fn metrics_and_health_over_http() {
     let ready = request(address, "/readyz").await;
     assert!(ready.starts_with("HTTP/1.1 503") && ready.ends_with("no certificate yet\n"));
     assert!(request(address, "/").await.starts_with("HTTP/1.1 404"));
+}
+
+/// Opens connections from an address of the machine that is not the one it dials.
+async fn flood(from: [u8; 4], to: SocketAddr, count: usize) -> Vec<tokio::net::TcpStream> {
+    let mut held = Vec::new();
+    for _ in 0..count {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind((IpAddr::from(from), 0).into()).unwrap();
+        held.push(socket.connect(to).await.unwrap());
+    }
+    held
+}
+
+#[tokio::test]
+async fn a_flood_of_pods_does_not_keep_probes_out() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = HttpServer::new(listener, &FlowMetrics::default(), Arc::new(Still(status())));
+    let mut tasks = JoinSet::new();
+    drop(tasks.spawn(server.run()));
+    let mut held = Vec::new();
+    for pod in 2..=12 {
+        held.extend(flood([127, 0, 0, pod], address, 20).await);
+    }
+    // Kubelet of the node, and one that comes from elsewhere.
+    let own = request(address, "/healthz").await;
+    assert!(own.starts_with("HTTP/1.1 200"), "{own}");
+    let mut scraper = flood([127, 0, 0, 99], address, 1).await.remove(0);
+    scraper
+        .write_all(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = String::new();
+    let _length = scraper.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
