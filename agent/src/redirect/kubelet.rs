@@ -30,6 +30,17 @@ pub enum Kubelet {
 /// What the process is called: kubelet itself, and programs of which it is a part.
 const NAMES: [&str; 5] = ["kubelet", "kubelite", "k3s", "k3s-server", "k3s-agent"];
 
+/// What its program's file is called; that of k3s, which is many programs, is named
+/// containerd in older ones.
+const PROGRAMS: [&str; 6] = [
+    "kubelet",
+    "kubelite",
+    "k3s",
+    "k3s-server",
+    "k3s-agent",
+    "containerd",
+];
+
 /// Between two looks at every process of the machine, at first and at most.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
@@ -272,6 +283,9 @@ fn look_at(process: u32, home: (u64, u64), mount: &Path) -> Result<Option<Found>
     if text.lines().any(|line| line.contains("kubepods")) {
         return Ok(None);
     }
+    if is_of_a_session(&text) {
+        return Ok(None);
+    }
     let unknown = |reason: &str| {
         let reason = io::Error::new(io::ErrorKind::NotFound, reason);
         file("tell kubelet from others by", &path, reason)
@@ -291,14 +305,17 @@ fn look_at(process: u32, home: (u64, u64), mount: &Path) -> Result<Option<Found>
     }
 }
 
-/// It has one of the names, which anybody can give himself, and is root in the network
-/// namespace, the process namespace and the user namespace of the agent, which no pod is
-/// that is not trusted with the node.
+/// It has one of the names, which anybody can give himself, and runs a program that only
+/// root can have put there, as root in the network namespace, the process namespace and the
+/// user namespace of the agent, which no pod is that is not trusted with the node.
 fn is_kubelet(process: u32, home: (u64, u64)) -> Result<bool, RedirectError> {
     let directory = PathBuf::from(format!("/proc/{process}"));
     let name = fs::read_to_string(directory.join("comm")).unwrap_or_default();
     let status = || fs::read_to_string(directory.join("status")).unwrap_or_default();
     if !NAMES.contains(&name.trim_end()) || !is_root(&status()) {
+        return Ok(false);
+    }
+    if !is_kubelets_program(&directory.join("exe"))? {
         return Ok(false);
     }
     let namespace = |directory: &Path, name: &str| {
@@ -311,6 +328,35 @@ fn is_kubelet(process: u32, home: (u64, u64)) -> Result<bool, RedirectError> {
     Ok(namespace(&directory, "net")? == home
         && namespace(&directory, "pid")? == namespace(own, "pid")?
         && namespace(&directory, "user")? == namespace(own, "user")?)
+}
+
+/// The program of a process is kubelet's, and not one that users start as root under a name
+/// that they chose, such as sudo by a link.
+fn is_kubelets_program(link: &Path) -> Result<bool, RedirectError> {
+    let failed = |source| file("look at", link, source);
+    let path = fs::read_link(link).map_err(failed)?;
+    let data = fs::metadata(link).map_err(failed)?;
+    let name = path.file_name().and_then(|name| name.to_str());
+    Ok(name.is_some_and(is_program) && is_roots_own(data.uid(), data.gid(), data.mode()))
+}
+
+fn is_program(name: &str) -> bool {
+    // One that an upgrade of the node has replaced runs on.
+    let name = name.strip_suffix(" (deleted)").unwrap_or(name);
+    PROGRAMS.contains(&name)
+}
+
+/// Root alone can write the file, and only root is root who starts it.
+fn is_roots_own(owner: u32, group: u32, mode: u32) -> bool {
+    const SET_IDS: u32 = 0o6000;
+    let group_writes = mode & 0o020 != 0 && group != 0;
+    owner == 0 && !group_writes && mode & 0o002 == 0 && mode & SET_IDS == 0
+}
+
+/// The cgroup, of any version, is below those of users that have logged in.
+fn is_of_a_session(text: &str) -> bool {
+    let parts = text.lines().flat_map(|line| line.split(['/', ':']));
+    parts.into_iter().any(|part| part == "user.slice")
 }
 
 /// All of the user ids in a process's `status` are root's.
@@ -336,7 +382,13 @@ fn is_member(cgroup: &Path, process: u32) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{is_kubelet, is_root, of_its_own};
+    use std::os::unix::fs::symlink;
+    use std::path::Path;
+
+    use super::{
+        is_kubelet, is_kubelets_program, is_of_a_session, is_program, is_root, is_roots_own,
+        of_its_own,
+    };
 
     #[track_caller]
     fn check(text: &str, expected: Option<&str>) {
@@ -365,6 +417,46 @@ mod tests {
         assert!(is_root("Name:\tkubelet\nUid:\t0\t0\t0\t0\n"));
         assert!(!is_root("Name:\tkubelet\nUid:\t1000\t0\t0\t0\n"));
         assert!(!is_root("Name:\tkubelet\n"));
+    }
+
+    #[test]
+    fn a_name_that_a_user_chose_makes_no_kubelet() {
+        for name in ["kubelet", "k3s", "kubelite", "kubelet (deleted)"] {
+            assert!(is_program(name), "{name}");
+        }
+        for name in ["sudo", "", "kubelets", "sudo (deleted)"] {
+            assert!(!is_program(name), "{name}");
+        }
+        // The link of a process that was started by a link named kubelet.
+        let directory = tempfile::tempdir().unwrap();
+        let link = directory.path().join("exe");
+        symlink("/proc/self/exe", directory.path().join("kubelet")).unwrap();
+        symlink(std::env::current_exe().unwrap(), &link).unwrap();
+        assert!(!is_kubelets_program(&link).unwrap());
+        assert!(is_kubelets_program(Path::new("/proc/0/exe")).is_err());
+    }
+
+    #[test]
+    fn a_program_that_others_can_write_or_start_as_root_is_not_kubelet() {
+        assert!(is_roots_own(0, 0, 0o100_755));
+        assert!(is_roots_own(0, 0, 0o100_775));
+        assert!(!is_roots_own(1000, 0, 0o100_755));
+        assert!(!is_roots_own(0, 100, 0o100_775));
+        assert!(!is_roots_own(0, 0, 0o100_757));
+        assert!(!is_roots_own(0, 0, 0o104_755));
+        assert!(!is_roots_own(0, 0, 0o102_755));
+    }
+
+    #[test]
+    fn no_session_of_a_user_is_kubelets() {
+        assert!(is_of_a_session(
+            "0::/user.slice/user-1000.slice/session-4.scope\n"
+        ));
+        assert!(is_of_a_session("0::/../../user.slice/user-0.slice\n"));
+        assert!(!is_of_a_session(
+            "0::/system.slice/user.slice-like.service\n"
+        ));
+        assert!(!is_of_a_session("0::/system.slice/kubelet.service\n"));
     }
 
     #[test]
