@@ -25,10 +25,11 @@ pub static PODS: HashMap<u64, Pod> = HashMap::with_max_entries(PODS_PER_NODE, 0)
 #[map]
 pub static ADDRESSES: HashMap<Ip, u64> = HashMap::with_max_entries(4 * PODS_PER_NODE, 0);
 
-/// Cgroups whose processes are agents: one, and two during an upgrade. Owner:
-/// the agent, at its start.
+/// Cgroups whose processes are agents: one, and two during an upgrade. Those of later
+/// agents that failed to start are there until the next one starts. Owner: the agent, and
+/// each later one, at their start.
 #[map]
-pub static AGENTS: HashMap<u64, u32> = HashMap::with_max_entries(8, 0);
+pub static AGENTS: HashMap<u64, u32> = HashMap::with_max_entries(1024, 0);
 
 /// Cgroups whose processes are kubelet, each with the namespace that it dials pods from.
 /// Owner: the agent, which follows kubelet from one cgroup to the next.

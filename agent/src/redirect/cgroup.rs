@@ -123,6 +123,23 @@ fn is_alone(cgroup: &Path) -> Result<bool, RedirectError> {
     Ok(processes.lines().all(|process| process == own))
 }
 
+/// The id of the cgroup that a process is in; `None` where it can't be told for sure, such
+/// as that of a process which this one numbers otherwise.
+pub(super) fn of_process(process: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{process}/cgroup")).ok()?;
+    let own = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let path = mount().ok()?.join(own);
+    let id = fs::metadata(&path).ok()?.ino();
+    has_member(&path, process).then_some(id)
+}
+
+/// The process is in the cgroup itself.
+pub(super) fn has_member(cgroup: &Path, process: u32) -> bool {
+    let process = process.to_string();
+    let members = fs::read_to_string(cgroup.join("cgroup.procs"));
+    members.is_ok_and(|members| members.lines().any(|member| member == process))
+}
+
 fn describe(path: PathBuf) -> Result<AgentCgroup, RedirectError> {
     // The inode number of a cgroup's directory is its id.
     let data = fs::metadata(&path).map_err(|source| file("read", &path, source))?;

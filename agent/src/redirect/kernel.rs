@@ -1,5 +1,6 @@
 //! The loaded programs and their maps, typed: the only file that names them.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -109,7 +110,7 @@ impl Kernel {
     }
 
     /// Exempts processes of cgroups from redirection. Once.
-    pub(super) fn exempt(&mut self, cgroups: &[u64]) -> Result<(), RedirectError> {
+    pub(super) fn exempt(&mut self, cgroups: &BTreeSet<u64>) -> Result<(), RedirectError> {
         let mut agents: HashMap<MapData, u64, u32> = map(&mut self.ebpf, AGENTS)?;
         cgroups
             .iter()

@@ -4,7 +4,7 @@
 //! A cgroup is given by the kernel and inherited, so that no process of a pod is in
 //! kubelet's. Whatever kubelet itself starts is, until it is put elsewhere.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -215,8 +215,9 @@ impl Found {
     /// The cgroup is the same, and kubelet is in it where it was found by its process.
     fn is_still_there(&self, home: (u64, u64)) -> bool {
         let same = fs::metadata(&self.path).is_ok_and(|data| data.ino() == self.id);
-        let is_in_it =
-            |process| is_kubelet(process, home).unwrap_or(false) && is_member(&self.path, process);
+        let is_in_it = |process| {
+            is_kubelet(process, home).unwrap_or(false) && cgroup::has_member(&self.path, process)
+        };
         same && self.process.is_none_or(is_in_it)
     }
 }
@@ -294,7 +295,7 @@ fn look_at(process: u32, home: (u64, u64), mount: &Path) -> Result<Option<Found>
         .ok_or_else(|| unknown("it has no cgroup of version 2 but the root, where everybody is"))?;
     let cgroup = mount.join(relative);
     match fs::metadata(&cgroup) {
-        Ok(data) if is_member(&cgroup, process) => Ok(Some(Found {
+        Ok(data) if cgroup::has_member(&cgroup, process) => Ok(Some(Found {
             id: data.ino(),
             path: cgroup,
             process: Some(process),
@@ -371,13 +372,6 @@ fn of_its_own(text: &str) -> Option<&str> {
     // Seen from a cgroup namespace of the agent's own.
     let path = path.trim_start_matches("../");
     (!path.is_empty() && path != "..").then_some(path)
-}
-
-/// The process is in the cgroup itself.
-fn is_member(cgroup: &Path, process: u32) -> bool {
-    let process = process.to_string();
-    let members = File::open(cgroup.join("cgroup.procs")).and_then(io::read_to_string);
-    members.is_ok_and(|members| members.lines().any(|member| member == process))
 }
 
 #[cfg(test)]

@@ -124,10 +124,12 @@ impl Redirector {
         let agent = cgroup::isolate(&config.node)?;
         let mut kernel = Kernel::load(config.debug)?;
         let pins = Pins::create(&config.bpffs, &config.node)?;
-        handover::exempt(&mut kernel, pins.previous(), agent.id)
-            .inspect_err(|_| drop(pins::remove_directory(pins.directory())))?;
-        let links = attach(&mut kernel, &config, &pins, &agent)
-            .inspect_err(|_| drop(pins::remove_directory(pins.directory())))?;
+        let give_up = || {
+            handover::withdraw(pins.previous(), agent.id);
+            drop(pins::remove_directory(pins.directory()));
+        };
+        handover::exempt(&mut kernel, pins.previous(), agent.id).inspect_err(|_| give_up())?;
+        let links = attach(&mut kernel, &config, &pins, &agent).inspect_err(|_| give_up())?;
         let home = Netns::current()
             .map(Arc::new)
             .map_err(|source| file("open", "/proc/thread-self/ns/net".as_ref(), source))?;
