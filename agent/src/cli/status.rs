@@ -238,6 +238,12 @@ fn pods<W: Write>(status: &Status, printer: &mut Printer<W>) -> anyhow::Result<(
             let text = format!("  {}/{} bypasses: {connection}", pod.namespace, pod.name);
             printer.painted(Paint::Warn, &harmless(&text))?;
         }
+        if pod.refused_connections > 0 {
+            let refused = counted(pod.refused_connections, "connection", "connections");
+            let pod = format!("{}/{}", pod.namespace, pod.name);
+            let text = format!("  {pod} had too many open: {refused} refused");
+            printer.painted(Paint::Warn, &harmless(&text))?;
+        }
     }
     Ok(())
 }
