@@ -74,16 +74,14 @@ async fn agent(config: AgentConfig) -> anyhow::Result<()> {
     let kernel = KernelSide::probe(&config.redirect);
     let mut redirector = Redirector::start(config.redirect)?;
     let kernel_events = redirector.events().transpose()?;
-    let kernel_logs = redirector.logs();
+    if let Some(logs) = redirector.logs() {
+        tasks.keep("kernel logs", logs);
+    }
     let tenure = redirector.tenure();
 
     // Objects to snapshots to tables.
-    let (source, read) = cluster::start(
-        config.source.clone(),
-        config.trust_domain.clone(),
-        config.external_ips.clone(),
-    )
-    .await?;
+    let known = (config.source.clone(), config.trust_domain.clone());
+    let (source, read) = cluster::start(known.0, known.1, config.external_ips).await?;
     tasks.keep("source", read);
     let (tables_in, tables) = compile::tables(config.node.clone());
     tasks.start("policy", compile::run(source.snapshots.clone(), tables_in));
@@ -114,9 +112,6 @@ async fn agent(config: AgentConfig) -> anyhow::Result<()> {
         let node = config.node.clone();
         let records = events::run(events, node, tables.clone(), flows_in.clone());
         tasks.start("kernel events", records);
-    }
-    if let Some(logs) = kernel_logs {
-        tasks.keep("kernel logs", logs);
     }
     let (hub, flows) = FlowHub::new(records, config.flows_kept);
     tasks.keep("flows", hub.run());
