@@ -60,10 +60,12 @@ impl Snapshot {
     /// The mesh is to carry the pod's traffic as soon as it has an address: by the
     /// labels of the pod, else of its namespace, and by what a node can do.
     pub fn wants(&self, pod: &Pod) -> bool {
-        self.is_labelled(pod)
-            && !pod.host_network
-            && pod.phase == PodPhase::Running
-            && !pod.has_own_kernel()
+        self.meshes(pod) && pod.phase == PodPhase::Running
+    }
+
+    /// As [`Snapshot::wants`], also of a pod that has finished.
+    pub fn meshes(&self, pod: &Pod) -> bool {
+        self.is_labelled(pod) && !pod.host_network && !pod.has_own_kernel()
     }
 
     /// The labels ask for it.

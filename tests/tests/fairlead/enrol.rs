@@ -27,6 +27,7 @@ pub(crate) const TESTS: &[Test] = &[
     Test::node("enrol::a_pod_without_an_address_is_refused", no_address).with(&["python3"]),
     Test::node("enrol::a_namespace_outlives_its_path", outlived).with(&["python3"]),
     Test::node("enrol::a_deleted_pod_that_runs_is_refused", deleted).with(&["python3"]),
+    Test::node("enrol::a_failed_pod_that_runs_is_refused", failed).with(&["python3"]),
     Test::node(
         "enrol::a_pod_that_the_next_agent_does_not_find_stays_refused",
         lost,
@@ -454,6 +455,19 @@ fn outlived() -> Result<()> {
 }
 
 fn deleted() -> Result<()> {
+    refused_while_it_runs(|_, pod| pod.unpublish())
+}
+
+/// As where kubelet died: its containers go on, and the control plane says that they failed.
+fn failed() -> Result<()> {
+    refused_while_it_runs(|node, pod| {
+        let mut object = pod.manifest();
+        object["status"]["phase"] = "Failed".into();
+        node.world.manifests().apply(&object)
+    })
+}
+
+fn refused_while_it_runs(end: impl FnOnce(&Node, &Pod) -> Result<()>) -> Result<()> {
     let node = Node::up(&[])?;
     let pod = node.pod("shop", "web")?;
     pod.publish()?;
@@ -461,7 +475,7 @@ fn deleted() -> Result<()> {
     let running = pod.spawn("running", &["sleep", "600"])?;
     inside(&running, &pod)?;
     carried(&dial(&pod)?)?;
-    pod.unpublish()?;
+    end(&node, &pod)?;
     until("its end in the mesh", SOON, || {
         let status = node.agent().ok()?.status().ok()?;
         (status["pods"] == json!([])).then_some(())

@@ -6,19 +6,17 @@ use std::sync::Arc;
 use super::{Enroller, in_one_line, now};
 use crate::model::NamespacedName;
 use crate::proxy::PodKey;
-use crate::state::{Pod, Snapshot};
+use crate::state::{Pod, PodPhase, Snapshot};
 
 impl Enroller {
-    /// Lets a pod go. One that is gone from the state while processes of it go on is refused
-    /// until they have ended: nothing says that it may talk plaintext.
+    /// Lets a pod go. One that has ended by the state, while processes of it go on, is refused
+    /// until these have ended too: nothing says that it may talk plaintext.
     pub(super) fn leave(&mut self, pod: &Arc<Pod>, snapshot: &Snapshot) {
         self.proxy.remove_pod(&PodKey::of(pod), self.config.grace);
-        let known = snapshot.pods.get(&pod.name);
-        if known.is_none_or(|known| known.uid != pod.uid) && self.redirector.is_inhabited(&pod.name)
-        {
+        if has_ended(pod, snapshot) && self.redirector.is_inhabited(&pod.name) {
             self.redirector.hold(&pod.name);
             self.departures.when_empty(&pod.name);
-            tracing::info!(pod = %pod.name, "the pod was deleted and still runs; it is refused");
+            tracing::info!(pod = %pod.name, "the pod has ended and still runs; it is refused");
         } else {
             self.departures.at_once(&pod.name);
         }
@@ -66,5 +64,43 @@ impl Enroller {
             let error = "its network namespace has gone".to_owned();
             self.roster.failed(&pod.name, error, now());
         }
+    }
+}
+
+/// By the state there is no such pod any more, or none that runs. Where its node is lost the
+/// phase is not the kubelet's word: its containers may go on.
+fn has_ended(pod: &Pod, snapshot: &Snapshot) -> bool {
+    let known = snapshot.pods.get(&pod.name);
+    known.is_none_or(|known| known.uid != pod.uid || known.phase == PodPhase::Finished)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::fixtures::{World, labels, namespace, pod};
+    use crate::state::{MESH_LABEL, Object, ObjectKind};
+
+    #[test]
+    fn a_pod_without_its_label_goes_on_and_one_that_finished_or_was_deleted_has_ended() {
+        let running = pod("shop/web", &["10.0.0.1"]);
+        let mut world = World::new([namespace("shop", "enabled"), Object::Pod(running.clone())]);
+        assert!(!has_ended(&running, &world.now()));
+        world.put(Object::Pod(Pod {
+            labels: labels(&[(MESH_LABEL, "disabled")]),
+            ..running.clone()
+        }));
+        assert!(!has_ended(&running, &world.now()));
+        world.put(Object::Pod(Pod {
+            phase: PodPhase::Finished,
+            ..running.clone()
+        }));
+        assert!(has_ended(&running, &world.now()));
+        world.put(Object::Pod(Pod {
+            uid: "successor".into(),
+            ..running.clone()
+        }));
+        assert!(has_ended(&running, &world.now()));
+        world.remove(ObjectKind::Pod, "shop/web");
+        assert!(has_ended(&running, &world.now()));
     }
 }

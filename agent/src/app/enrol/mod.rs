@@ -324,14 +324,15 @@ impl Enroller {
         self.kubelet_problem = problem;
     }
 
-    /// Pods that are to be meshed and have not been found, where that matters: while an
-    /// earlier agent's guard is in force, which may be all that they have.
+    /// Pods that are to be meshed, or were until they finished, and have not been found, where
+    /// that matters: while an earlier agent's guard is in force, which may be all that they
+    /// have.
     fn lost(&self, snapshot: &Snapshot) -> Vec<Arc<Pod>> {
         if self.taken_over && !self.redirector.keeps_any() {
             return Vec::new();
         }
         let pods = snapshot.pods_of_node(&self.config.node).iter();
-        pods.filter(|pod| snapshot.wants(pod) && !self.redirector.is_guarded(&pod.name))
+        pods.filter(|pod| snapshot.meshes(pod) && !self.redirector.is_guarded(&pod.name))
             .filter(|pod| !self.sandboxes.has_gone(pod))
             .cloned()
             .collect()
