@@ -293,7 +293,7 @@ impl Redirector {
         open
     }
 
-    fn forget(&mut self, entry: &Entry, cookie: u64) {
+    pub(super) fn forget(&mut self, entry: &Entry, cookie: u64) {
         for &ip in &entry.plan.addresses {
             drop(self.kernel.addresses.remove(&Abi(ip)));
             self.kernel.remove_listeners(ip);

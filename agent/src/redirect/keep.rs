@@ -1,9 +1,10 @@
-//! Pods that an earlier instance guards and this one has not found: they stay refused.
+//! Pods that an earlier instance guards and this one has not found, or that have no process
+//! at the moment: they stay refused.
 //!
-//! Their namespaces are known by the cookies in the names of the earlier pins, and by no
-//! descriptor. Outbound they are blocked in this instance's maps; inbound the earlier hook
-//! stays, which has no listeners any more. Both go when the pod is found, or is not to be
-//! meshed any more.
+//! Their namespaces are known by the cookies in the names of the pins, and by no descriptor,
+//! so that one that nothing needs any more ends. Outbound they are blocked in this instance's
+//! maps; inbound the hook stays, which has no listeners any more. Both go when the pod is
+//! found, or is not to be meshed any more.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -61,6 +62,25 @@ impl Redirector {
             pins::remove(&kept.pin)?;
             drop(self.kept.remove(&cookie));
         }
+        Ok(())
+    }
+
+    /// Lets the namespace of a pod end, but guards it for as long as it does not: a runtime
+    /// may keep it and start the pod's processes in it again.
+    pub fn let_end(&mut self, name: &NamespacedName) -> Result<(), RedirectError> {
+        let Some(mut entry) = self.entries.remove(name) else {
+            return Ok(());
+        };
+        let cookie = entry.netns.cookie();
+        // Its pin holds it.
+        drop(entry.link.take());
+        let pin = self.pins.path(&lookup_pin(&entry.pod.uid, cookie));
+        if let Err(error) = self.keep_one(cookie, &entry.pod, pin) {
+            drop(self.entries.insert(name.clone(), entry));
+            return Err(error);
+        }
+        self.forget(&entry, cookie);
+        self.names.remove(cookie);
         Ok(())
     }
 

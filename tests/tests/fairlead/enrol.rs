@@ -26,6 +26,11 @@ pub(crate) const TESTS: &[Test] = &[
     Test::node("enrol::the_plugin_stays_until_it_is_taken_off", installed),
     Test::node("enrol::a_pod_without_an_address_is_refused", no_address).with(&["python3"]),
     Test::node("enrol::a_namespace_outlives_its_path", outlived).with(&["python3"]),
+    Test::node(
+        "enrol::a_pod_whose_containers_crashed_is_refused_until_it_is_back",
+        crashed,
+    )
+    .with(&["python3"]),
     Test::node("enrol::a_deleted_pod_that_runs_is_refused", deleted).with(&["python3"]),
     Test::node("enrol::a_failed_pod_that_runs_is_refused", failed).with(&["python3"]),
     Test::node(
@@ -452,6 +457,46 @@ fn outlived() -> Result<()> {
     );
     held.kill();
     node.reported("its network namespace has gone")
+}
+
+/// As with CRI-O, which keeps the namespace, and no process in it, while all containers of a
+/// pod have crashed.
+fn crashed() -> Result<()> {
+    let node = Node::up(&[])?;
+    let pod = node.pod("shop", "web")?;
+    pod.publish()?;
+    node.agent()?.wait_enrolled(&[&pod])?;
+    let host = &node.world.node("a").host;
+    let (path, kept) = (pod.netns(), node.world.directory().join("kept"));
+    let script = format!(
+        "touch {1} && mount --bind {0} {1} && umount -l {0}",
+        path.display(),
+        kept.display()
+    );
+    drop(host.shell(SOON, &script)?.ok()?);
+    node.reported("its network namespace has gone")?;
+    let join = format!(
+        "echo $$ >{}/cgroup.procs && exec nsenter --net={} python3 -c \"$0\"",
+        pod.child("again")?.cgroup().display(),
+        kept.display()
+    );
+    let dial = || -> Result<String> {
+        let output = host.run(&["sh", "-c", &join, DIAL])?.ok()?;
+        Ok(output.stdout.trim().to_owned())
+    };
+    ensure!(
+        dial()? == "PermissionError 1",
+        "its containers are back, in plaintext"
+    );
+    let back = format!("mount --bind {} {}", kept.display(), path.display());
+    drop(host.shell(SOON, &back)?.ok()?);
+    node.agent()?.wait_enrolled(&[&pod])?;
+    carried(&dial()?)?;
+    drop(
+        host.shell(SOON, &format!("umount {}", kept.display()))?
+            .ok()?,
+    );
+    carried(&self::dial(&pod)?)
 }
 
 fn deleted() -> Result<()> {

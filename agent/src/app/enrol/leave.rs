@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::roster::State;
 use super::{Enroller, in_one_line, now};
 use crate::model::NamespacedName;
 use crate::proxy::PodKey;
@@ -46,23 +47,28 @@ impl Enroller {
         }
     }
 
-    /// Pods whose namespace has gone while the state still has them.
+    /// Pods whose namespace has gone while the state still has them. It may be back at any
+    /// time: a runtime that keeps no process for the sandbox (CRI-O) holds it while all
+    /// containers of the pod have crashed. So it stays refused until the pod is enrolled
+    /// again, there or elsewhere, or leaves.
     pub(super) fn forget_vanished(&mut self) {
         let vanished: BTreeSet<NamespacedName> = self.redirector.vanished().into_iter().collect();
         let members = self.roster.members();
-        let pods: Vec<Arc<Pod>> = members
+        let members: Vec<(Arc<Pod>, State)> = members
             .filter(|member| vanished.contains(&member.pod.name))
-            .map(|member| Arc::clone(&member.pod))
+            .map(|member| (Arc::clone(&member.pod), member.state.clone()))
             .collect();
-        for pod in pods {
+        for (pod, state) in members {
             self.proxy.remove_pod(&PodKey::of(&pod), self.config.grace);
-            // One that comes back is another namespace's, so that nothing is lost with it.
-            if let Err(error) = self.redirector.unenrol(&pod.name) {
+            if let Err(error) = self.redirector.let_end(&pod.name) {
                 let error = in_one_line(error);
                 tracing::warn!(pod = %pod.name, error, "cannot take the pod out of the kernel");
             }
-            let error = "its network namespace has gone".to_owned();
-            self.roster.failed(&pod.name, error, now());
+            // One that failed is due for another attempt already.
+            if state == State::Enrolled {
+                let error = "its network namespace has gone".to_owned();
+                self.roster.failed(&pod.name, error, now());
+            }
         }
     }
 }
