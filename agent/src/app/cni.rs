@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use tokio::sync::{mpsc, watch};
 
 use super::tasks::Tasks;
@@ -17,14 +16,32 @@ use crate::state::Snapshot;
 
 /// The decisions are written no more often than this.
 const SETTLE: Duration = Duration::from_secs(1);
+/// How soon they are written again where the disk would not have it.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// What the rest needs of it.
 #[derive(Debug)]
 pub(super) struct Plugin {
     /// For whoever enrols pods.
     pub(super) calls: mpsc::Receiver<Call>,
-    /// Why the plugin is not in place, if it should be and is not.
-    pub(super) trouble: watch::Receiver<Option<String>>,
+    pub(super) trouble: Trouble,
+}
+
+/// What is wrong with the plugin.
+#[derive(Debug)]
+pub(super) struct Trouble {
+    /// Why it is not in place, if it should be and is not.
+    pub(super) plugin: watch::Receiver<Option<String>>,
+    /// Why what it goes by while the agent is away is not up to date.
+    pub(super) decisions: watch::Receiver<Option<String>>,
+}
+
+impl Trouble {
+    /// All of it, in sentences.
+    pub(super) fn all(&self) -> Vec<String> {
+        let both = [&self.plugin, &self.decisions].into_iter();
+        both.filter_map(|it| it.borrow().clone()).collect()
+    }
 }
 
 /// Opens the socket and, where the node's directories were given, installs the plugin.
@@ -36,44 +53,92 @@ pub(super) fn start(
 ) -> anyhow::Result<Plugin> {
     let (server, calls) = Server::bind(&installer.run_dir)?;
     tasks.keep("cni", server.run());
-    let decisions = installer.decisions();
-    tasks.start("cni decisions", keep_decisions(tables, node, decisions));
-    let (told, trouble) = watch::channel(None);
+    let (keeper, decisions) = Keeper::new(installer.decisions());
+    tasks.start("cni decisions", keeper.run(tables, node));
+    let (told, plugin) = watch::channel(None);
     if installer.bin_dir.is_some() || installer.conf_dir.is_some() {
         let program = Path::new("/proc/self/exe");
         let installer = installer.clone();
         tasks.keep("cni plugin", cni::keep_installed(installer, program, told));
     }
+    let trouble = Trouble { plugin, decisions };
     Ok(Plugin { calls, trouble })
 }
 
-/// Keeps the file up to date; ends with the tables.
-async fn keep_decisions(
-    mut tables: watch::Receiver<Arc<Table>>,
-    node: NodeName,
+/// Keeps the file up to date.
+#[derive(Debug)]
+struct Keeper {
     path: PathBuf,
-) -> anyhow::Result<()> {
-    let mut written = Decisions::read(&path);
-    let mut seen: Option<Snapshot> = None;
-    loop {
-        let snapshot = tables.borrow_and_update().snapshot().clone();
-        let same = seen.as_ref().is_some_and(|seen| {
-            let (before, now) = (seen.pods_of_node(&node), snapshot.pods_of_node(&node));
-            std::ptr::eq(before, now) && seen.namespaces.ptr_eq(&snapshot.namespaces)
-        });
-        if snapshot.revision > 0 && !same {
-            let now = decisions(&snapshot, &node, &written);
-            if now != written {
-                tokio::task::block_in_place(|| now.write(&path))
-                    .with_context(|| format!("cannot write {}", path.display()))?;
-                written = now;
+    /// What is on disk.
+    written: Decisions,
+    /// What is to be.
+    latest: Decisions,
+    trouble: watch::Sender<Option<String>>,
+}
+
+impl Keeper {
+    fn new(path: PathBuf) -> (Self, watch::Receiver<Option<String>>) {
+        let written = Decisions::read(&path);
+        let (trouble, told) = watch::channel(None);
+        let keeper = Self {
+            latest: written.clone(),
+            written,
+            path,
+            trouble,
+        };
+        (keeper, told)
+    }
+
+    /// Ends with the tables.
+    async fn run(
+        mut self,
+        mut tables: watch::Receiver<Arc<Table>>,
+        node: NodeName,
+    ) -> anyhow::Result<()> {
+        let mut seen: Option<Snapshot> = None;
+        loop {
+            let snapshot = tables.borrow_and_update().snapshot().clone();
+            let same = seen.as_ref().is_some_and(|seen| {
+                let (before, now) = (seen.pods_of_node(&node), snapshot.pods_of_node(&node));
+                std::ptr::eq(before, now) && seen.namespaces.ptr_eq(&snapshot.namespaces)
+            });
+            if snapshot.revision > 0 && !same {
+                self.latest = decisions(&snapshot, &node, &self.latest);
+                seen = Some(snapshot);
             }
-            seen = Some(snapshot);
+            if tokio::task::block_in_place(|| self.write()) {
+                if tables.changed().await.is_err() {
+                    return Ok(());
+                }
+                tokio::time::sleep(SETTLE).await;
+            } else {
+                tokio::time::sleep(RETRY).await;
+            }
         }
-        if tables.changed().await.is_err() {
-            return Ok(());
+    }
+
+    /// Writes the latest, if it is not on disk. Returns whether it is then.
+    fn write(&mut self) -> bool {
+        if self.latest == self.written {
+            return true;
         }
-        tokio::time::sleep(SETTLE).await;
+        let trouble = match self.latest.write(&self.path) {
+            Ok(()) => {
+                self.written.clone_from(&self.latest);
+                None
+            }
+            Err(error) => Some(format!("cannot write {}: {error}", self.path.display())),
+        };
+        let done = trouble.is_none();
+        let _differs = self.trouble.send_if_modified(|before| {
+            let differs = *before != trouble;
+            if differs && let Some(error) = &trouble {
+                tracing::warn!(error, "the CNI plugin goes by old decisions");
+            }
+            *before = trouble;
+            differs
+        });
+        done
     }
 }
 
@@ -153,5 +218,23 @@ mod tests {
         let second = decisions(&world.now(), &node, &first);
         assert_eq!(of(&second, "guest"), Some(Decision::Mixed));
         assert!(!second.pods.contains_key("2"));
+    }
+
+    #[test]
+    fn what_can_not_be_written_is_a_problem_until_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let in_the_way = directory.path().join("fairlead.d");
+        std::fs::write(&in_the_way, "").unwrap();
+        let path = in_the_way.join("decisions.json");
+        let (mut keeper, trouble) = Keeper::new(path.clone());
+        assert!(keeper.write(), "nothing is to be written");
+        keeper.latest.pods = [("1".to_owned(), true)].into();
+        assert!(!keeper.write());
+        let told = trouble.borrow().clone().unwrap_or_default();
+        assert!(told.contains("decisions.json"), "{told}");
+        std::fs::remove_file(&in_the_way).unwrap();
+        assert!(keeper.write());
+        assert_eq!(*trouble.borrow(), None);
+        assert_eq!(Decisions::read(&path), keeper.latest);
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
+use super::cni::Trouble;
 use super::enrol::Enrolment;
 use super::source;
 use super::tools::features;
@@ -54,8 +55,7 @@ pub(super) struct AgentView {
     pub(super) flows: FlowSender,
     pub(super) proxy: Proxy,
     pub(super) kernel: KernelSide,
-    /// Why the CNI plugin is not in place.
-    pub(super) plugin: watch::Receiver<Option<String>>,
+    pub(super) plugin: Trouble,
 }
 
 impl View for AgentView {
@@ -89,10 +89,10 @@ impl View for AgentView {
             subject: "Kernel".to_owned(),
             message: error.clone(),
         }));
-        problems.extend(self.plugin.borrow().iter().map(|error| StatusProblem {
+        problems.extend(self.plugin.all().into_iter().map(|message| StatusProblem {
             severity: Severity::Error,
             subject: "CNI plugin".to_owned(),
-            message: error.clone(),
+            message,
         }));
         problems.extend(pods.iter().filter_map(of_pod));
         problems.extend(pods.iter().filter_map(of_unseen));
