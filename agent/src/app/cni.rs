@@ -12,6 +12,7 @@ use super::tasks::Tasks;
 use crate::cni::{self, Call, Decision, Decisions, Installer, Server};
 use crate::model::NodeName;
 use crate::policy::Table;
+use crate::redirect::Tenure;
 use crate::state::Snapshot;
 
 /// The decisions are written no more often than this.
@@ -48,13 +49,14 @@ impl Trouble {
 pub(super) fn start(
     tasks: &mut Tasks,
     installer: &Installer,
-    node: NodeName,
-    tables: watch::Receiver<Arc<Table>>,
+    node: &NodeName,
+    (tables, tenure): (&watch::Receiver<Arc<Table>>, &Tenure),
 ) -> anyhow::Result<Plugin> {
     let (server, calls) = Server::bind(&installer.run_dir)?;
-    tasks.keep("cni", server.run());
+    let tenure = tenure.clone();
+    tasks.keep("cni", server.run(move || !tenure.is_over()));
     let (keeper, decisions) = Keeper::new(installer.decisions());
-    tasks.start("cni decisions", keeper.run(tables, node));
+    tasks.start("cni decisions", keeper.run(tables.clone(), node.clone()));
     let (told, plugin) = watch::channel(None);
     if installer.bin_dir.is_some() || installer.conf_dir.is_some() {
         let program = Path::new("/proc/self/exe");

@@ -13,7 +13,7 @@ use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::protocol::{MAX_LINE_BYTES, Reply, Request, SOCKET};
 
@@ -23,6 +23,8 @@ const QUEUE: usize = 256;
 const ANSWERS: usize = 4;
 /// A plugin says what it wants at once.
 const READ_LIMIT: Duration = Duration::from_secs(5);
+/// How often it is looked at whose the socket's file is.
+const LOOK: Duration = Duration::from_secs(1);
 /// Before accepting again where the kernel had no descriptor.
 const EXHAUSTED: Duration = Duration::from_millis(100);
 
@@ -47,12 +49,19 @@ pub struct Call {
     pub reply: mpsc::Sender<Reply>,
 }
 
-/// Listens for the plugin. The file is this agent's until another one replaces it.
+/// Listens for the plugin. The file is this agent's until another one replaces it, and again
+/// where that one ends.
 #[derive(Debug)]
 pub struct Server {
-    listener: UnixListener,
+    door: Door,
     calls: mpsc::Sender<Call>,
-    _file: SocketFile,
+}
+
+/// The open socket.
+#[derive(Debug)]
+struct Door {
+    file: SocketFile,
+    listener: UnixListener,
 }
 
 /// Removes the socket's file, unless a successor has replaced it.
@@ -62,12 +71,22 @@ struct SocketFile {
     inode: u64,
 }
 
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        if inode(&self.path).is_ok_and(|now| now == self.inode) {
+impl SocketFile {
+    fn is_held(&self) -> bool {
+        inode(&self.path).is_ok_and(|now| now == self.inode)
+    }
+
+    fn remove(&self) {
+        if self.is_held() {
             // Nothing can be done about a file that does not go; the next agent replaces it.
             fs::remove_file(&self.path).unwrap_or_default();
         }
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        self.remove();
     }
 }
 
@@ -75,8 +94,40 @@ impl Server {
     /// Opens the socket in the run directory, which is there, in place of whatever agent's
     /// was there before. Must be called inside the runtime.
     pub fn bind(run_dir: &Path) -> Result<(Self, mpsc::Receiver<Call>), SocketError> {
-        let path = run_dir.join(SOCKET);
-        let fresh = run_dir.join(format!(".{SOCKET}.{}", std::process::id()));
+        let door = Door::open(run_dir.join(SOCKET))?;
+        let (calls, queue) = mpsc::channel(QUEUE);
+        Ok((Self { door, calls }, queue))
+    }
+
+    /// Serves until it is dropped. As long as `in_force`, the plugin is not left without an
+    /// agent: a socket whose own agent has ended is replaced.
+    pub async fn run(mut self, in_force: impl Fn() -> bool) {
+        let mut open = JoinSet::new();
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            while open.try_join_next().is_some() {}
+            tokio::select! {
+                accepted = self.door.listener.accept() => match accepted {
+                    Ok((stream, _)) => {
+                        let calls = self.calls.clone();
+                        drop(open.spawn(serve(stream, calls)));
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot accept a call of the CNI plugin");
+                        tokio::time::sleep(EXHAUSTED).await;
+                    }
+                },
+                _ = look.tick() => self.door.look(in_force()).await,
+            }
+        }
+    }
+}
+
+impl Door {
+    fn open(path: PathBuf) -> Result<Self, SocketError> {
+        let process = std::process::id();
+        let fresh = path.with_file_name(format!(".{SOCKET}.{process}"));
         let failed = |step, path: &Path| {
             let path = path.to_owned();
             move |source| SocketError { step, path, source }
@@ -93,32 +144,36 @@ impl Server {
             .map_err(failed("restrict", &fresh))?;
         let inode = inode(&fresh).map_err(failed("read", &fresh))?;
         fs::rename(&fresh, &path).map_err(failed("create", &path))?;
-        let (calls, queue) = mpsc::channel(QUEUE);
-        let server = Self {
-            listener,
-            calls,
-            _file: SocketFile { path, inode },
-        };
-        Ok((server, queue))
+        let file = SocketFile { path, inode };
+        Ok(Self { listener, file })
     }
 
-    /// Serves until it is dropped.
-    pub async fn run(self) {
-        let mut open = JoinSet::new();
-        loop {
-            while open.try_join_next().is_some() {}
-            match self.listener.accept().await {
-                Ok((stream, _)) => {
-                    let calls = self.calls.clone();
-                    drop(open.spawn(serve(stream, calls)));
+    /// Opens the socket again where another agent has replaced it and ended before its time.
+    /// One that has taken over finds the place free.
+    async fn look(&mut self, in_force: bool) {
+        if !in_force {
+            self.file.remove();
+        } else if !self.file.is_held() && is_dead(&self.file.path).await {
+            match Self::open(self.file.path.clone()) {
+                Ok(door) => {
+                    tracing::warn!("nobody answered the CNI plugin; this agent does again");
+                    *self = door;
                 }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a call of the CNI plugin");
-                    tokio::time::sleep(EXHAUSTED).await;
-                }
+                Err(error) => tracing::warn!(%error, "cannot answer the CNI plugin"),
             }
         }
     }
+}
+
+/// Nobody listens there.
+async fn is_dead(path: &Path) -> bool {
+    let error = UnixStream::connect(path).await.err();
+    error.is_some_and(|error| {
+        matches!(
+            error.kind(),
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+        )
+    })
 }
 
 async fn serve(stream: UnixStream, calls: mpsc::Sender<Call>) {

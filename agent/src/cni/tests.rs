@@ -1,8 +1,11 @@
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -286,7 +289,7 @@ fn with_agent<T: Send + 'static>(
                 answers.for_each(|reply| call.reply.try_send(reply).unwrap());
             }
         };
-        let serve = async { tokio::join!(server.run(), answer) };
+        let serve = async { tokio::join!(server.run(|| true), answer) };
         tokio::select! {
             _ = serve => unreachable!("it serves until it is dropped"),
             done = tokio::task::spawn_blocking(work) => done.unwrap(),
@@ -304,7 +307,6 @@ fn the_agent_gets_the_namespace_and_its_answer_is_the_runtimes() {
     let runtime = in_directory("ADD", &directory);
     let own = fs::metadata("/proc/self/ns/net").unwrap();
     let agent = move |call: &Call| {
-        use std::os::unix::fs::MetadataExt as _;
         assert_eq!(call.request.command, Command::Add);
         assert_eq!(call.request.ips.len(), 2);
         let netns = call.netns.as_ref().unwrap().try_clone().unwrap();
@@ -373,6 +375,40 @@ fn the_socket_is_roots_and_a_successors_is_left_alone() {
     assert!(path.exists());
     drop(second);
     assert!(!path.exists());
+}
+
+#[test]
+fn an_agent_whose_successor_ended_answers_again_until_one_has_taken_over() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("cni.sock");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let in_force = Arc::new(AtomicBool::new(true));
+        let (first, _calls) = Server::bind(directory.path()).unwrap();
+        let asked = Arc::clone(&in_force);
+        let _serving = tokio::spawn(first.run(move || asked.load(Ordering::Relaxed)));
+        let looks = || tokio::time::sleep(Duration::from_secs(3));
+        let inode = || fs::metadata(&path).ok().map(|data| data.ino());
+        let (own, second) = (inode(), Server::bind(directory.path()).unwrap());
+        let others = inode();
+        looks().await;
+        assert!(others != own && inode() == others, "the other one listens");
+        drop(second);
+        looks().await;
+        assert!(UnixStream::connect(&path).is_ok());
+        // One that was killed leaves its file.
+        fs::remove_file(&path).unwrap();
+        drop(UnixListener::bind(&path).unwrap());
+        looks().await;
+        assert!(UnixStream::connect(&path).is_ok());
+        in_force.store(false, Ordering::Relaxed);
+        looks().await;
+        assert_eq!(inode(), None);
+    });
 }
 
 fn entry() -> Value {
