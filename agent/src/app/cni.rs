@@ -1,7 +1,7 @@
 //! The CNI plugin's side of the agent: its socket, its place on the node, and what it goes
 //! by while the agent is away.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -159,18 +159,21 @@ fn decisions(snapshot: &Snapshot, node: &NodeName, before: &Decisions) -> Decisi
         }
     };
     let namespaces = snapshot.namespaces.keys();
-    let named = pods.iter().flat_map(|pod| {
-        let uids = [Some(&pod.uid), pod.static_uid.as_ref()].into_iter();
-        uids.flatten().map(move |uid| (uid, pod))
-    });
+    // What pods say of themselves does not speak for others: a UID is the API server's word,
+    // the hash of a static pod is an annotation.
+    let mut said: BTreeMap<String, bool> = BTreeMap::new();
+    for pod in pods {
+        if let Some(uid) = pod.static_uid.as_deref().filter(|uid| !uid.is_empty()) {
+            *said.entry(uid.to_owned()).or_default() |= snapshot.wants(pod);
+        }
+    }
+    let own = pods.iter().filter(|pod| !pod.uid.is_empty());
+    said.extend(own.map(|pod| (pod.uid.to_string(), snapshot.wants(pod))));
     Decisions {
         namespaces: namespaces
             .map(|name| (name.to_string(), decide(name)))
             .collect(),
-        pods: named
-            .filter(|(uid, _)| !uid.is_empty())
-            .map(|(uid, pod)| (uid.to_string(), snapshot.wants(pod)))
-            .collect(),
+        pods: said,
     }
 }
 
@@ -220,6 +223,29 @@ mod tests {
         let second = decisions(&world.now(), &node, &first);
         assert_eq!(of(&second, "guest"), Some(Decision::Mixed));
         assert!(!second.pods.contains_key("2"));
+    }
+
+    #[test]
+    fn a_static_pods_hash_speaks_for_no_other_pod() {
+        let says = |text, uid, hash: &str| Pod {
+            static_uid: Some(hash.into()),
+            ..here(text, uid)
+        };
+        let mut world = World::new([
+            namespace("shop", "enabled"),
+            namespace("guest", ""),
+            Object::Pod(here("shop/m", "1")),
+            Object::Pod(says("guest/a", "2", "1")),
+            Object::Pod(says("guest/z", "3", "1")),
+            Object::Pod(says("guest/b", "4", "hash")),
+            Object::Pod(says("shop/b", "5", "hash")),
+            Object::Pod(says("guest/c", "6", "hash")),
+        ]);
+        let node = NodeName("n".into());
+        let said = decisions(&world.now(), &node, &Decisions::default()).pods;
+        assert!(said["1"], "its own UID counts");
+        assert!(said["hash"], "one of several asks for it");
+        assert!(!said["2"] && said["5"]);
     }
 
     #[test]
