@@ -20,6 +20,9 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// How soon they are written again where the disk would not have it.
 const RETRY: Duration = Duration::from_secs(5);
 
+/// Before the first attempt to install it.
+const NOT_YET: &str = "it is being installed";
+
 /// What the rest needs of it.
 #[derive(Debug)]
 pub(super) struct Plugin {
@@ -38,6 +41,13 @@ pub(super) struct Trouble {
 }
 
 impl Trouble {
+    /// Why pods may start without the agent's knowledge although the plugin was asked for.
+    pub(super) fn absent(&self) -> Option<String> {
+        let plugin = self.plugin.borrow();
+        let why = plugin.as_ref();
+        why.map(|why| format!("the CNI plugin is not in place: {why}"))
+    }
+
     /// All of it, in sentences.
     pub(super) fn all(&self) -> Vec<String> {
         let both = [&self.plugin, &self.decisions].into_iter();
@@ -57,8 +67,9 @@ pub(super) fn start(
     tasks.keep("cni", server.run(move || !tenure.is_over()));
     let (keeper, decisions) = Keeper::new(installer.decisions());
     tasks.start("cni decisions", keeper.run(tables.clone(), node.clone()));
-    let (told, plugin) = watch::channel(None);
-    if installer.bin_dir.is_some() || installer.conf_dir.is_some() {
+    let wanted = installer.bin_dir.is_some() || installer.conf_dir.is_some();
+    let (told, plugin) = watch::channel(wanted.then(|| NOT_YET.to_owned()));
+    if wanted {
         let program = Path::new("/proc/self/exe");
         let installer = installer.clone();
         tasks.keep("cni plugin", cni::keep_installed(installer, program, told));
@@ -246,6 +257,22 @@ mod tests {
         assert!(said["1"], "its own UID counts");
         assert!(said["hash"], "one of several asks for it");
         assert!(!said["2"] && said["5"]);
+    }
+
+    #[test]
+    fn a_plugin_that_is_not_in_place_is_told_apart_from_old_decisions() {
+        let (plugin, decisions) = (watch::channel(None), watch::channel(None));
+        let trouble = Trouble {
+            plugin: plugin.1,
+            decisions: decisions.1,
+        };
+        assert_eq!((trouble.absent(), trouble.all()), (None, vec![]));
+        let _was = decisions.0.send_replace(Some("disk".to_owned()));
+        assert_eq!((trouble.absent(), trouble.all().len()), (None, 1));
+        let _was = plugin.0.send_replace(Some("no list".to_owned()));
+        let absent = trouble.absent().unwrap_or_default();
+        assert!(absent.ends_with("not in place: no list"), "{absent}");
+        assert_eq!(trouble.all().len(), 2);
     }
 
     #[test]

@@ -76,6 +76,7 @@ impl View for AgentView {
         } else if !enrolment.complete {
             not_ready.push("the pods of this node are being enrolled".to_owned());
         }
+        not_ready.extend(self.plugin.absent());
         not_ready.extend(unproven(&pods, &certificates));
         let mut problems: Vec<StatusProblem> =
             table.snapshot().problems.iter().map(of_object).collect();

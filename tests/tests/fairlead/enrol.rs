@@ -376,6 +376,9 @@ fn installed() -> Result<()> {
     appears("the plugin, after another installer wrote its own")?;
     fs::remove_file(&list)?;
     node.reported("no network configuration")?;
+    let status = node.agent()?.status()?;
+    let not_ready = status["not_ready"].to_string();
+    ensure!(not_ready.contains("the CNI plugin"), "{not_ready}");
     fs::write(&list, text)?;
     appears("the plugin, after the list was made anew")?;
     let decisions = PathBuf::from(&conf).join("fairlead.d/decisions.json");
