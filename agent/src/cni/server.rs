@@ -145,7 +145,7 @@ impl Door {
         let inode = inode(&fresh).map_err(failed("read", &fresh))?;
         fs::rename(&fresh, &path).map_err(failed("create", &path))?;
         let file = SocketFile { path, inode };
-        Ok(Self { listener, file })
+        Ok(Self { file, listener })
     }
 
     /// Opens the socket again where another agent has replaced it and ended before its time.
