@@ -44,20 +44,20 @@ pub(super) struct Seats {
 }
 
 impl Seats {
-    /// Whether there is room for one more. Where others have taken all, the one that has
-    /// most loses its oldest connection: who comes for the first time is always heard.
+    /// Whether there is room for one more. Where all are taken, the one that has most loses
+    /// its oldest connection: who comes for the first time is always heard, and so is a probe
+    /// among many connections of the machine itself, since it takes but a moment.
     pub(super) fn make_room(&mut self, source: Source) -> bool {
         self.taken.retain(|(_, task)| !task.is_finished());
         let own = self.count(source);
-        let Source::Other(_) = source else {
-            return own < OF_ITSELF;
+        let itself = self.count(Source::Itself);
+        let full = match source {
+            Source::Itself => own >= OF_ITSELF,
+            Source::Other(_) if own >= PER_SOURCE => return false,
+            Source::Other(_) => self.taken.len() - itself >= OF_OTHERS,
         };
-        if own >= PER_SOURCE {
-            return false;
-        }
-        let others = self.taken.len() - self.count(Source::Itself);
-        if others >= OF_OTHERS {
-            self.unseat();
+        if full {
+            self.unseat(source == Source::Itself);
         }
         true
     }
@@ -67,11 +67,11 @@ impl Seats {
         self.taken.push((source, task));
     }
 
-    fn unseat(&mut self) {
-        let others = self.taken.iter().enumerate();
-        let others = others.filter(|(_, (source, _))| *source != Source::Itself);
+    fn unseat(&mut self, itself: bool) {
+        let among = self.taken.iter().enumerate();
+        let among = among.filter(|(_, (source, _))| (*source == Source::Itself) == itself);
         // Of those with equally many the last is the maximum; the oldest is to go.
-        let greediest = others
+        let greediest = among
             .rev()
             .max_by_key(|(_, (source, _))| self.count(*source));
         if let Some((at, _)) = greediest {
@@ -128,7 +128,15 @@ mod tests {
         let mut room = Room::default();
         assert_eq!(room.flood(other(1)), PER_SOURCE);
         assert!(room.dial(other(2)));
-        assert_eq!(room.flood(Source::Itself), OF_ITSELF);
+    }
+
+    #[tokio::test]
+    async fn the_machine_itself_is_heard_whatever_it_holds() {
+        let mut room = Room::default();
+        let _admitted = room.flood(other(1));
+        assert_eq!(room.flood(Source::Itself), 100);
+        assert_eq!(room.0.count(Source::Itself), OF_ITSELF);
+        assert_eq!(room.0.count(other(1)), PER_SOURCE);
     }
 
     #[tokio::test]
