@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use super::tasks::Tasks;
+use crate::cluster::{Health, Source};
 use crate::cni::{self, Call, Decision, Decisions, Installer, Server};
 use crate::model::NodeName;
 use crate::policy::Table;
@@ -27,8 +28,18 @@ const NOT_YET: &str = "it is being installed";
 #[derive(Debug)]
 pub(super) struct Plugin {
     /// For whoever enrols pods.
-    pub(super) calls: mpsc::Receiver<Call>,
+    pub(super) desk: Desk,
     pub(super) trouble: Trouble,
+}
+
+/// What the plugin asks, and what is known for the answers beside the tables.
+#[derive(Debug)]
+pub(super) struct Desk {
+    pub(super) calls: mpsc::Receiver<Call>,
+    /// The latest, whether it is on disk or not.
+    pub(super) decisions: watch::Receiver<Arc<Decisions>>,
+    /// How the source of the tables is.
+    pub(super) health: watch::Receiver<Health>,
 }
 
 /// What is wrong with the plugin.
@@ -60,12 +71,17 @@ pub(super) fn start(
     tasks: &mut Tasks,
     installer: &Installer,
     node: &NodeName,
-    (tables, tenure): (&watch::Receiver<Arc<Table>>, &Tenure),
+    (tables, source, tenure): (&watch::Receiver<Arc<Table>>, &Source, &Tenure),
 ) -> anyhow::Result<Plugin> {
     let (server, calls) = Server::bind(&installer.run_dir)?;
     let tenure = tenure.clone();
     tasks.keep("cni", server.run(move || !tenure.is_over()));
     let (keeper, decisions) = Keeper::new(installer.decisions());
+    let desk = Desk {
+        calls,
+        decisions: keeper.latest.subscribe(),
+        health: source.health.clone(),
+    };
     tasks.start("cni decisions", keeper.run(tables.clone(), node.clone()));
     let wanted = installer.bin_dir.is_some() || installer.conf_dir.is_some();
     let (told, plugin) = watch::channel(wanted.then(|| NOT_YET.to_owned()));
@@ -75,7 +91,7 @@ pub(super) fn start(
         tasks.keep("cni plugin", cni::keep_installed(installer, program, told));
     }
     let trouble = Trouble { plugin, decisions };
-    Ok(Plugin { calls, trouble })
+    Ok(Plugin { desk, trouble })
 }
 
 /// Keeps the file up to date.
@@ -85,7 +101,7 @@ struct Keeper {
     /// What is on disk.
     written: Decisions,
     /// What is to be.
-    latest: Decisions,
+    latest: watch::Sender<Arc<Decisions>>,
     trouble: watch::Sender<Option<String>>,
 }
 
@@ -94,7 +110,7 @@ impl Keeper {
         let written = Decisions::read(&path);
         let (trouble, told) = watch::channel(None);
         let keeper = Self {
-            latest: written.clone(),
+            latest: watch::Sender::new(Arc::new(written.clone())),
             written,
             path,
             trouble,
@@ -116,7 +132,8 @@ impl Keeper {
                 std::ptr::eq(before, now) && seen.namespaces.ptr_eq(&snapshot.namespaces)
             });
             if snapshot.revision > 0 && !same {
-                self.latest = decisions(&snapshot, &node, &self.latest);
+                let latest = decisions(&snapshot, &node, &self.latest.borrow());
+                let _old = self.latest.send_replace(Arc::new(latest));
                 seen = Some(snapshot);
             }
             if tokio::task::block_in_place(|| self.write()) {
@@ -132,12 +149,13 @@ impl Keeper {
 
     /// Writes the latest, if it is not on disk. Returns whether it is then.
     fn write(&mut self) -> bool {
-        if self.latest == self.written {
+        let latest = Arc::clone(&self.latest.borrow());
+        if *latest == self.written {
             return true;
         }
-        let trouble = match self.latest.write(&self.path) {
+        let trouble = match latest.write(&self.path) {
             Ok(()) => {
-                self.written.clone_from(&self.latest);
+                self.written.clone_from(&latest);
                 None
             }
             Err(error) => Some(format!("cannot write {}: {error}", self.path.display())),
@@ -283,13 +301,17 @@ mod tests {
         let path = in_the_way.join("decisions.json");
         let (mut keeper, trouble) = Keeper::new(path.clone());
         assert!(keeper.write(), "nothing is to be written");
-        keeper.latest.pods = [("1".to_owned(), true)].into();
+        let latest = Arc::new(Decisions {
+            pods: [("1".to_owned(), true)].into(),
+            ..Decisions::default()
+        });
+        let _old = keeper.latest.send_replace(Arc::clone(&latest));
         assert!(!keeper.write());
         let told = trouble.borrow().clone().unwrap_or_default();
         assert!(told.contains("decisions.json"), "{told}");
         std::fs::remove_file(&in_the_way).unwrap();
         assert!(keeper.write());
         assert_eq!(*trouble.borrow(), None);
-        assert_eq!(Decisions::read(&path), keeper.latest);
+        assert_eq!(Decisions::read(&path), *latest);
     }
 }

@@ -100,8 +100,9 @@ async fn agent(config: AgentConfig) -> anyhow::Result<()> {
     tasks.keep("proxy", serve);
     let (node, grace) = (config.node.clone(), config.drain);
     let enrol = enrol::Config { node, grace };
-    let plugin = cni::start(&mut tasks, &config.cni, &config.node, (&tables, &tenure))?;
-    let wanted = (identities.clone(), plugin.calls);
+    let known = (&tables, &source, &tenure);
+    let plugin = cni::start(&mut tasks, &config.cni, &config.node, known)?;
+    let wanted = (identities.clone(), plugin.desk);
     let (enroller, enrolment) = Enroller::new(enrol, redirector, proxy.clone(), wanted);
     tasks.start("enrolment", enroller.run(tables.clone()));
     let seen = (source.snapshots, enrolment.clone());

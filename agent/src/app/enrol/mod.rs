@@ -22,21 +22,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
+use super::cni::Desk;
 use super::network::Adaptor;
 use crate::admin::{PodState, PodStatus};
-use crate::cni::Call;
+use crate::cluster::Health;
 use crate::identity::Identities;
 use crate::model::{NamespacedName, NodeName};
 use crate::policy::Table;
 use crate::proxy::{EnrolledPod, Listeners, PodKey, Proxy};
 use crate::redirect::{self, Netns, RedirectError, Redirector};
-use crate::state::{Pod, Snapshot};
+use crate::state::{ObjectKind, Pod, Snapshot};
 use departures::Departures;
 use roster::{Member, Roster, State, Step, Wanted};
-use sandboxes::Sandboxes;
+use sandboxes::{Known, Sandboxes};
 
 /// How often what only the kernel knows is looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -72,7 +73,7 @@ pub(super) struct Enroller {
     proxy: Proxy,
     identities: Identities,
     /// Of the CNI plugin.
-    calls: mpsc::Receiver<Call>,
+    plugin: Desk,
     sandboxes: Sandboxes,
     roster: Roster,
     departures: Departures,
@@ -89,7 +90,7 @@ impl Enroller {
         config: Config,
         redirector: Redirector,
         proxy: Proxy,
-        (identities, calls): (Identities, mpsc::Receiver<Call>),
+        (identities, plugin): (Identities, Desk),
     ) -> (Self, watch::Receiver<Enrolment>) {
         let (board, view) = watch::channel(Enrolment::default());
         let enroller = Self {
@@ -97,7 +98,7 @@ impl Enroller {
             redirector,
             proxy,
             identities,
-            calls,
+            plugin,
             sandboxes: Sandboxes::default(),
             roster: Roster::default(),
             departures: Departures::default(),
@@ -123,7 +124,8 @@ impl Enroller {
             // The kernel side makes system calls that may take milliseconds.
             tokio::task::block_in_place(|| self.pass(table.snapshot()));
             let far = Instant::now() + Duration::from_hours(1);
-            let due = [self.roster.next_retry(), self.sandboxes.next_deadline()];
+            let deadline = self.sandboxes.next_deadline(Instant::now());
+            let due = [self.roster.next_retry(), deadline];
             let due = sleep_until(due.into_iter().flatten().min().unwrap_or(far));
             tokio::select! {
                 news = news(&mut tables, table.snapshot(), &self.config.node) => {
@@ -131,10 +133,10 @@ impl Enroller {
                         return Ok(());
                     }
                 }
-                Some(call) = self.calls.recv() => {
+                Some(call) = self.plugin.calls.recv() => {
                     let table = Arc::clone(&tables.borrow());
                     tokio::task::block_in_place(|| self.take_call(call, table.snapshot()));
-                    while let Ok(call) = self.calls.try_recv() {
+                    while let Ok(call) = self.plugin.calls.try_recv() {
                         tokio::task::block_in_place(|| self.take_call(call, table.snapshot()));
                     }
                 }
@@ -153,8 +155,7 @@ impl Enroller {
             self.sandboxes = Sandboxes::default();
             return;
         }
-        self.sandboxes
-            .look(snapshot, &self.config.node, Instant::now());
+        self.look_at_sandboxes(snapshot);
         if snapshot.revision == 0 {
             // Nothing is known yet: nobody may be let go for that.
             return;
@@ -188,6 +189,17 @@ impl Enroller {
             .take_over(&lost)
             .or_else(|| self.kubelet_problem.clone());
         self.publish(error);
+    }
+
+    fn look_at_sandboxes(&mut self, snapshot: &Snapshot) {
+        let decisions = Arc::clone(&self.plugin.decisions.borrow());
+        let known = Known {
+            snapshot,
+            decisions: &decisions,
+            current: is_current(&self.plugin.health.borrow()),
+        };
+        self.sandboxes
+            .look(&known, &self.config.node, Instant::now());
     }
 
     /// The pods that are to be enrolled, each with its namespace if the runtime told.
@@ -393,6 +405,18 @@ async fn news(
             return Ok(());
         }
     }
+}
+
+/// What is known of pods and namespaces is not old.
+fn is_current(health: &Health) -> bool {
+    if health.kinds.is_empty() {
+        return health.healthy;
+    }
+    let needed = [ObjectKind::Pod, ObjectKind::Namespace].map(ObjectKind::as_str);
+    needed.iter().all(|needed| {
+        let mut kinds = health.kinds.iter();
+        kinds.any(|it| it.kind == *needed && it.installed && it.behind.is_none())
+    })
 }
 
 fn status(member: &Member, bypassing: Vec<String>, unseen: Vec<u32>) -> PodStatus {

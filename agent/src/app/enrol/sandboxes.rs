@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::roster::{Roster, State, Wanted};
-use crate::cni::{PodRef, Reply};
+use crate::cni::{Decision, Decisions, PodRef, Reply};
 use crate::model::{NamespacedName, NodeName};
 use crate::redirect::Netns;
 use crate::state::{Pod, Snapshot};
@@ -28,8 +28,18 @@ use crate::state::{Pod, Snapshot};
 /// The plugin is told before it gives up by itself.
 const EARLY: Duration = Duration::from_secs(2);
 /// How long the object of a pod may be behind the runtime, where nothing says that it is
-/// to be meshed.
+/// to be meshed, and nothing that the agent's knowledge is old.
 const BEHIND: Duration = Duration::from_secs(1);
+
+/// What the answers go by.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known<'a> {
+    pub(super) snapshot: &'a Snapshot,
+    /// Of which namespaces pods have asked for the mesh by themselves.
+    pub(super) decisions: &'a Decisions,
+    /// The snapshot is not old.
+    pub(super) current: bool,
+}
 
 /// The sandboxes of this node's pods that are, or were, to be meshed.
 #[derive(Debug, Default)]
@@ -128,7 +138,8 @@ impl Sandboxes {
     }
 
     /// What the state says of those that wait. Forgets whose pods are gone.
-    pub(super) fn look(&mut self, snapshot: &Snapshot, node: &NodeName, now: Instant) {
+    pub(super) fn look(&mut self, known: &Known<'_>, node: &NodeName, now: Instant) {
+        let snapshot = known.snapshot;
         self.known.retain(|name, sandbox| {
             let pod = snapshot.pods.get(name);
             pod.is_some_and(|pod| is_of(sandbox.uid.as_deref(), pod))
@@ -149,11 +160,11 @@ impl Sandboxes {
                     self.waiting.push(waiting);
                 }
                 Some(_) => answer(&waiting.reply, Reply::not_meshed()),
-                None if now >= waiting.since + BEHIND && is_free(&waiting.name, snapshot) => {
+                None if now >= waiting.since + BEHIND && known.is_free(&waiting.name) => {
                     answer(&waiting.reply, Reply::not_meshed());
                 }
                 None if now >= waiting.until => {
-                    answer(&waiting.reply, Reply::refused(unknown(snapshot)));
+                    answer(&waiting.reply, Reply::refused(known.lack()));
                 }
                 None => self.waiting.push(waiting),
             }
@@ -231,12 +242,13 @@ impl Sandboxes {
     }
 
     /// When somebody waits for no longer.
-    pub(super) fn next_deadline(&self) -> Option<Instant> {
+    pub(super) fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let deadlines = self.waiting.iter().map(|waiting| {
-            if waiting.wanted {
+            let behind = waiting.since + BEHIND;
+            if waiting.wanted || behind <= now {
                 waiting.until
             } else {
-                waiting.until.min(waiting.since + BEHIND)
+                waiting.until.min(behind)
             }
         });
         deadlines.min()
@@ -253,16 +265,24 @@ pub(super) fn is_of(uid: Option<&str>, pod: &Pod) -> bool {
     uid.is_none_or(|uid| known.into_iter().flatten().any(|known| **known == *uid))
 }
 
-/// Nothing says of the pods of this namespace that they are to be meshed.
-fn is_free(name: &NamespacedName, snapshot: &Snapshot) -> bool {
-    snapshot.namespaces.contains_key(&name.namespace) && !snapshot.is_meshed(&name.namespace)
-}
+impl Known<'_> {
+    /// Nothing says of the pods of this namespace that they are to be meshed, and what does
+    /// would be known.
+    fn is_free(&self, name: &NamespacedName) -> bool {
+        let namespace = &*name.namespace;
+        self.current
+            && self.snapshot.namespaces.contains_key(namespace)
+            && !self.snapshot.is_meshed(namespace)
+            && self.decisions.namespaces.get(namespace) != Some(&Decision::Mixed)
+    }
 
-fn unknown(snapshot: &Snapshot) -> &'static str {
-    if snapshot.revision == 0 {
-        "the agent has not read the cluster's objects yet"
-    } else {
-        "the agent has not seen its object in the API, and so can't tell who it is"
+    /// Why a pod can't be told.
+    fn lack(&self) -> &'static str {
+        if self.snapshot.revision == 0 {
+            "the agent has not read the cluster's objects yet"
+        } else {
+            "the agent has not seen its object in the API, and so can't tell who it is"
+        }
     }
 }
 
@@ -300,6 +320,8 @@ mod tests {
         sandboxes: Sandboxes,
         world: World,
         snapshot: Snapshot,
+        decisions: Decisions,
+        current: bool,
         start: Instant,
     }
 
@@ -313,6 +335,8 @@ mod tests {
                 sandboxes: Sandboxes::default(),
                 snapshot: world.now(),
                 world,
+                decisions: Decisions::default(),
+                current: true,
                 start: Instant::now(),
             }
         }
@@ -339,7 +363,12 @@ mod tests {
         fn look(&mut self, after: Duration) {
             let node = NodeName("n".into());
             let now = self.start + after;
-            self.sandboxes.look(&self.snapshot, &node, now);
+            let known = Known {
+                snapshot: &self.snapshot,
+                decisions: &self.decisions,
+                current: self.current,
+            };
+            self.sandboxes.look(&known, &node, now);
         }
 
         fn place(&self, pod: &str) -> Option<Wanted> {
@@ -413,10 +442,35 @@ mod tests {
         scene.look(Duration::ZERO);
         assert_eq!(verdicts(&mut known), [Verdict::NotMeshed]);
         assert_eq!(verdicts(&mut behind), []);
-        assert_eq!(scene.sandboxes.next_deadline(), Some(scene.start + BEHIND));
+        let next = |scene: &Scene| scene.sandboxes.next_deadline(scene.start);
+        assert_eq!(next(&scene), Some(scene.start + BEHIND));
         scene.look(BEHIND);
         assert_eq!(verdicts(&mut behind), [Verdict::NotMeshed]);
-        assert_eq!(scene.sandboxes.next_deadline(), None);
+        assert_eq!(next(&scene), None);
+    }
+
+    #[test]
+    fn who_may_be_meshed_waits_for_an_agent_that_is_behind() {
+        let mut scene = Scene::new([]);
+        let deadline = PATIENCE.saturating_sub(EARLY);
+        let mut behind = scene.add("guest/new", "c1");
+        scene.current = false;
+        scene.look(BEHIND);
+        assert_eq!(verdicts(&mut behind), []);
+        let now = scene.start + BEHIND;
+        let next = scene.sandboxes.next_deadline(now);
+        assert_eq!(next, Some(scene.start + deadline), "it does not spin");
+        scene.current = true;
+        scene.look(BEHIND);
+        assert_eq!(verdicts(&mut behind), [Verdict::NotMeshed]);
+        // Others of its namespace have asked for the mesh by themselves.
+        let mixed = ("guest".to_owned(), Decision::Mixed);
+        scene.decisions.namespaces = [mixed].into();
+        let mut mixed = scene.add("guest/new", "c2");
+        scene.look(BEHIND);
+        assert_eq!(verdicts(&mut mixed), []);
+        scene.look(deadline);
+        assert_eq!(verdicts(&mut mixed), [Verdict::Refused]);
     }
 
     #[test]
