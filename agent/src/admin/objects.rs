@@ -199,7 +199,11 @@ fn workload(pod: &Pod) -> Object {
         workload: pod.workload.to_string(),
         node: pod.node.as_ref().map(ToString::to_string),
         ips: pod.ips.clone(),
-        identity: pod.identity.to_string(),
+        identity: if pod.has_identity() {
+            pod.identity.to_string()
+        } else {
+            String::new()
+        },
         ready: pod.ready,
         meshed: pod.enrolled,
     })

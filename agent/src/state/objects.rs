@@ -46,7 +46,8 @@ pub struct Pod {
     pub node: Option<NodeName>,
     /// `status.podIPs`; never empty for a pod that is [`PodPhase::Running`] and enrolled.
     pub ips: Vec<IpAddr>,
-    /// Who it is to its peers.
+    /// Who it is to its peers. Without a service account it is nobody, see
+    /// [`Self::has_identity`].
     pub identity: SpiffeId,
     /// `metadata.labels`.
     pub labels: Dict<Arc<str>>,
@@ -84,6 +85,12 @@ pub struct Pod {
 }
 
 impl Pod {
+    /// It has a service account. A mirror pod has none: its node alone says that it is
+    /// there, so that an identity of its namespace would be the node's to take.
+    pub fn has_identity(&self) -> bool {
+        !self.identity.service_account.is_empty()
+    }
+
     /// Its processes run on a kernel of their own (Kata, gVisor), whose sockets this
     /// node's kernel never sees. Known by the usual names of such runtime classes.
     pub fn has_own_kernel(&self) -> bool {

@@ -86,6 +86,23 @@ fn a_pod_with_a_kernel_of_its_own_is_not_enrolled_and_says_why() {
 }
 
 #[test]
+fn a_pod_without_a_service_account_is_not_enrolled_and_says_why() {
+    let mut nobody = pod("shop/a", &["10.0.0.1"]);
+    nobody.identity.service_account = "".into();
+    check_enrolled(&nobody, Some("enabled"), false);
+    let mut world = World::new([Object::Pod(nobody.clone())]);
+    assert!(world.now().problems.is_empty(), "nobody asked for it");
+    world.put(namespace("shop", "enabled"));
+    let problem = world.now().problems.iter().next().cloned().unwrap();
+    assert_eq!(problem.field, "spec.serviceAccountName");
+    world.put(Object::Pod(Pod {
+        host_network: true,
+        ..nobody
+    }));
+    assert!(world.now().problems.is_empty(), "it never would be");
+}
+
+#[test]
 fn a_pod_is_wanted_before_it_has_an_address() {
     let mut world = World::new([
         namespace("shop", "enabled"),

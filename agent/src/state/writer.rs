@@ -162,7 +162,10 @@ impl Writer {
     /// Decides again for each pod of a namespace whose labels changed.
     fn enrol_namespace(&mut self, namespace: &str) {
         let pods: Vec<Arc<Pod>> = Snapshot::in_namespace(&self.snapshot.pods, namespace)
-            .filter(|(_, pod)| pod.has_own_kernel() || pod.enrolled != self.enrolled(pod))
+            .filter(|(_, pod)| {
+                let reported = pod.has_own_kernel() || !pod.has_identity();
+                reported || pod.enrolled != self.enrolled(pod)
+            })
             .map(|(_, pod)| Arc::clone(pod))
             .collect();
         for pod in pods {
@@ -180,7 +183,7 @@ impl Writer {
             pod.enrolled = self.enrolled(&pod);
             Arc::new(pod)
         });
-        self.report_own_kernel(name, new.as_deref());
+        self.report_unmeshable(name, new.as_deref());
         let old = self.snapshot.pods.get(name).cloned();
         if old == new {
             return;
@@ -226,21 +229,29 @@ impl Writer {
     }
 
     /// Says of a pod that is meant to be meshed why it can't be.
-    fn report_own_kernel(&mut self, name: &NamespacedName, pod: Option<&Pod>) {
-        let wanted = |pod: &&Pod| pod.has_own_kernel() && self.snapshot.is_labelled(pod);
+    fn report_unmeshable(&mut self, name: &NamespacedName, pod: Option<&Pod>) {
+        let wanted = pod.filter(|pod| self.snapshot.is_labelled(pod));
         let key = ObjectKey {
             kind: ObjectKind::Pod,
             name: name.clone(),
         };
-        let class = pod.filter(wanted).and_then(|pod| pod.runtime_class.clone());
-        let problem = class.map(|class| {
+        let mut problems = Vec::new();
+        if let Some(pod) = wanted.filter(|pod| pod.has_own_kernel()) {
+            let class = pod.runtime_class.as_deref().unwrap_or_default();
             let message = format!(
                 "pods of \"{class}\" have a kernel of their own, whose connections no node sees: \
                  it is not meshed; run it under another class, or label it {MESH_LABEL}: disabled"
             );
-            self.problem(&key, "spec.runtimeClassName", message)
-        });
-        self.report(Owner::Pod(name.clone()), problem.into_iter().collect());
+            problems.push(self.problem(&key, "spec.runtimeClassName", message));
+        }
+        if wanted.is_some_and(|pod| !pod.has_identity() && !pod.host_network) {
+            let message = format!(
+                "a pod without a service account, as static pods are, has no identity: it is not \
+                 meshed; create it through the API server, or label it {MESH_LABEL}: disabled"
+            );
+            problems.push(self.problem(&key, "spec.serviceAccountName", message));
+        }
+        self.report(Owner::Pod(name.clone()), problems);
     }
 
     fn put_service(&mut self, name: &NamespacedName, new: Option<Service>) {

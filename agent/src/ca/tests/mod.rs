@@ -226,6 +226,9 @@ fn only_running_pods_with_their_own_network_count() {
     assert!(check(pod("node-a", "web")));
     assert!(!check(pod("node-b", "web")));
     assert!(!check(pod("node-a", "cart")));
+    let nobody = snapshot([pod("node-a", "")]);
+    assert!(!may_have(&nobody, &node("node-a"), &id("default")));
+    assert!(!may_have(&nobody, &node("node-a"), &id("")));
     assert!(!check(Pod {
         phase: PodPhase::Finished,
         ..pod("node-a", "web")

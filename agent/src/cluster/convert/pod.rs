@@ -26,15 +26,7 @@ pub(super) fn convert(
     let metadata = object.metadata.unwrap_or_default();
     let spec = object.spec.unwrap_or_default();
     let status = object.status.unwrap_or_default();
-    let account = spec
-        .service_account_name
-        .as_deref()
-        .filter(|a| !a.is_empty());
-    let account = account.unwrap_or("default");
-    if !is_dns_name(account) {
-        let message = format!("\"{account}\" can't be the name of a service account");
-        return Err(problem(&["spec", "serviceAccountName"], message));
-    }
+    let account = account(&spec, converter.netns)?;
     let mut problems: Vec<FieldProblem> = Vec::new();
     let phase = match status.phase.as_deref() {
         Some("Succeeded" | "Failed") => PodPhase::Finished,
@@ -103,6 +95,22 @@ pub(super) fn convert(
         name,
     };
     Ok((pod, problems))
+}
+
+/// The service account's name; empty where the pod is nobody's.
+fn account<'s>(spec: &'s PodSpec<'_>, source: NetnsFrom) -> Result<&'s str, FieldProblem> {
+    let given = spec.service_account_name.as_deref();
+    match (given.filter(|account| !account.is_empty()), source) {
+        (Some(account), _) if is_dns_name(account) => Ok(account),
+        (Some(account), _) => {
+            let message = format!("\"{account}\" can't be the name of a service account");
+            Err(problem(&["spec", "serviceAccountName"], message))
+        }
+        (None, NetnsFrom::Annotation) => Ok("default"),
+        // The API server fills in the account of every pod but those that a node says it
+        // runs by itself, in whatever namespace it likes.
+        (None, NetnsFrom::Node) => Ok(""),
+    }
 }
 
 /// A manifest written by hand has no status but addresses: it means a pod that runs.

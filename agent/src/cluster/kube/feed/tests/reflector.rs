@@ -75,6 +75,47 @@ impl Pods {
     }
 }
 
+/// What a node says that it runs by itself, of any namespace, has no account in the API.
+#[test]
+fn a_pod_without_a_service_account_is_nobody() {
+    let mut converter = Converter::new(TrustDomain("cluster.local".into()), NetnsFrom::Node);
+    let mut writer = Writer::new();
+    let pod = |name: &str, spec: &str| {
+        format!(
+            r#"{{"metadata": {{"name": "{name}", "namespace": "payments", "uid": "{name}",
+            "resourceVersion": "1"}}, "spec": {{"nodeName": "n1", {spec} "containers": []}}}}"#
+        )
+    };
+    let mut reflector = Reflector::new(ObjectKind::Pod);
+    reflector.begin();
+    for (name, spec) in [
+        ("mirror", ""),
+        ("empty", r#""serviceAccountName": "","#),
+        ("named", r#""serviceAccountName": "default","#),
+    ] {
+        let received = converter.text(ObjectKind::Pod, &pod(name, spec)).unwrap();
+        let mut changes = Vec::new();
+        reflector.put(received, &mut changes);
+        for change in changes {
+            writer.apply(change);
+        }
+    }
+    let mut changes = Vec::new();
+    reflector.finish("1", &mut changes);
+    for change in changes {
+        writer.apply(change);
+    }
+    let snapshot = writer.publish().unwrap();
+    let known = snapshot.pods.values();
+    let known: Vec<_> = known
+        .map(|pod| (&*pod.name.name, pod.has_identity()))
+        .collect();
+    assert_eq!(
+        known,
+        [("empty", false), ("mirror", false), ("named", true)]
+    );
+}
+
 #[test]
 fn an_event_that_comes_twice_or_late_says_nothing() {
     let mut pods = Pods::listed();
