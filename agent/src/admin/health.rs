@@ -90,7 +90,7 @@ fn gauges(status: &Status) -> [(&'static str, &'static str, u64); 8] {
     ]
 }
 
-fn counters(status: &Status) -> [(&'static str, &'static str, u64); 4] {
+fn counters(status: &Status) -> [(&'static str, &'static str, u64); 5] {
     [
         (
             "fairlead_agent_flow_drops",
@@ -111,6 +111,11 @@ fn counters(status: &Status) -> [(&'static str, &'static str, u64); 4] {
             "fairlead_agent_handshakes_shed",
             "Tunnels that were reset because too many were being set up at once",
             status.proxy.handshakes_shed,
+        ),
+        (
+            "fairlead_agent_unknown_peers",
+            "Requests refused because no pod is known at the peer's address",
+            status.proxy.unknown_peers,
         ),
     ]
 }

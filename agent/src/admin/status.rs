@@ -192,6 +192,9 @@ pub struct ProxyStatus {
     pub accept_exhausted: u64,
     /// Tunnels that were reset because too many were being set up at once.
     pub handshakes_shed: u64,
+    /// Requests refused because no pod is known at the peer's address.
+    #[serde(default)]
+    pub unknown_peers: u64,
 }
 
 /// The records of connections.

@@ -253,6 +253,15 @@ pub struct AgentArgs {
         value_name = "N"
     )]
     pub max_connections_per_pod: u32,
+    /// Networks of peers that are no pods of this cluster, such as gateways: from there a
+    /// certificate is believed by itself. From elsewhere only with the address of its pod.
+    #[arg(
+        long,
+        env = "FAIRLEAD_GATEWAY_CIDRS",
+        value_delimiter = ',',
+        value_name = "CIDR,…"
+    )]
+    pub gateway_cidrs: Vec<IpNet>,
     /// Take over from an agent that runs on this node already, instead of refusing to
     /// start: it lets go once all pods are enrolled here, and must be stopped then.
     #[arg(long, env = "FAIRLEAD_REPLACE")]

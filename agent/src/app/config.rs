@@ -58,6 +58,7 @@ impl AgentConfig {
             proxy: proxy::Config {
                 workers: workers(args.workers)?,
                 connections_per_pod: usize::try_from(args.max_connections_per_pod)?,
+                gateways: args.gateway_cidrs,
                 ..proxy::Config::recommended(node.clone())
             },
             redirect: redirect::Config {
@@ -99,6 +100,7 @@ impl AgentConfig {
             metrics_addr = %config.metrics_addr,
             flows_kept = config.flows_kept,
             connections_per_pod = config.proxy.connections_per_pod,
+            gateway_cidrs = ?config.proxy.gateways,
             drain = ?config.drain,
             "configuration"
         );

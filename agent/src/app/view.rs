@@ -131,6 +131,7 @@ impl AgentView {
             tunnels: stats.tunnels,
             accept_exhausted: stats.accept_exhausted,
             handshakes_shed: stats.handshakes_shed,
+            unknown_peers: stats.unknown_peers,
         }
     }
 

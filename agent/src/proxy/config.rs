@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use crate::model::NodeName;
 
 /// Behaviour of the data path.
@@ -29,6 +31,9 @@ pub struct Config {
     pub half_open_timeout: Duration,
     /// Of every socket.
     pub keepalive: Keepalive,
+    /// From these networks certificates are believed though the state does not say whose
+    /// the address is: gateways, and peers that are no pods of this cluster.
+    pub gateways: Vec<IpNet>,
     /// Between nodes.
     pub tunnel: TunnelConfig,
 }
@@ -60,6 +65,11 @@ pub struct TunnelConfig {
     pub handshakes_waiting: usize,
     /// The same of one address.
     pub handshakes_waiting_per_source: usize,
+    /// How long a request of a peer at an address that the state does not know waits for
+    /// the state to tell of it.
+    pub unknown_peer_patience: Duration,
+    /// Requests that wait so at one pod; further ones are refused at once.
+    pub unknown_peers_waiting: usize,
     /// Set-ups in progress with one destination, on the dialling side.
     pub handshakes_per_destination: usize,
     /// Streams that this agent opens on one connection before it opens another.
@@ -106,6 +116,7 @@ impl Config {
                 interval: Duration::from_secs(15),
                 probes: 4,
             },
+            gateways: Vec::new(),
             tunnel: TunnelConfig {
                 port: 15008,
                 handshake_timeout: Duration::from_secs(10),
@@ -113,6 +124,8 @@ impl Config {
                 handshakes_per_source: 64,
                 handshakes_waiting: 4096,
                 handshakes_waiting_per_source: 1024,
+                unknown_peer_patience: Duration::from_secs(3),
+                unknown_peers_waiting: 256,
                 handshakes_per_destination: 64,
                 streams_per_connection: 100,
                 max_concurrent_streams: 200,

@@ -80,6 +80,8 @@ pub struct ProxyStats {
     pub accept_exhausted: u64,
     /// Tunnels that were reset because too many were being set up at once.
     pub handshakes_shed: u64,
+    /// Requests refused because no pod is known at the peer's address.
+    pub unknown_peers: u64,
 }
 
 /// One kind of listener.
@@ -191,6 +193,7 @@ impl Proxy {
             tunnels: self.shared.pool.connections(),
             accept_exhausted: counters.accept_exhausted.load(Ordering::Relaxed),
             handshakes_shed: counters.handshakes_shed.load(Ordering::Relaxed),
+            unknown_peers: counters.unknown_peers.load(Ordering::Relaxed),
         }
     }
 

@@ -37,6 +37,8 @@ pub(super) enum Outcome {
     DeniedByPeer(Option<Arc<str>>),
     /// The certificate is not that of the pod which owns the address.
     IdentityMismatch,
+    /// No pod is known at the address of whoever has the certificate.
+    UnknownPeer,
     /// The certificate has expired since the tunnel was set up.
     CertificateExpired,
     /// No endpoint takes connections.
@@ -144,7 +146,8 @@ impl Outcome {
             | Self::BadRequest(_)
             | Self::Handshake(_)
             | Self::CertificateExpired
-            | Self::IdentityMismatch => Origin::Client,
+            | Self::IdentityMismatch
+            | Self::UnknownPeer => Origin::Client,
             Self::IdleTimeout
             | Self::HalfOpenTimeout
             | Self::PodRemoved
@@ -168,6 +171,7 @@ impl Outcome {
             Self::Denied { .. }
             | Self::DeniedByPeer(_)
             | Self::IdentityMismatch
+            | Self::UnknownPeer
             | Self::CertificateExpired
             | Self::ReservedPort => Verdict::Denied,
             Self::Closed
@@ -220,6 +224,7 @@ impl Outcome {
                 format!("policy_denied: by the destination's node: {why}").into()
             }
             Self::IdentityMismatch => "identity_mismatch".into(),
+            Self::UnknownPeer => "unknown_peer".into(),
             Self::CertificateExpired => "certificate_expired".into(),
             Self::Unavailable(reason) => reason.as_str().into(),
             Self::ReservedPort => "reserved_port".into(),
@@ -249,6 +254,7 @@ impl Outcome {
             | Self::AgentStopped
             | Self::DeniedByPeer(_)
             | Self::IdentityMismatch
+            | Self::UnknownPeer
             | Self::CertificateExpired
             | Self::Unavailable(_)
             | Self::ReservedPort

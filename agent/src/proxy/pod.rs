@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use http::HeaderValue;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::config::Config;
@@ -30,6 +30,8 @@ pub(super) struct LocalPod {
     pub(super) slots: Arc<Slots>,
     /// Tunnels that are being set up, or wait to be.
     pub(super) arrivals: Arc<Arrivals>,
+    /// Places for requests of peers that the state does not know yet.
+    pub(super) unknown_peers: Semaphore,
     /// How its tunnels introduce it.
     pub(super) baggage: Option<HeaderValue>,
     own_ports: Vec<u16>,
@@ -51,6 +53,7 @@ impl LocalPod {
             leaving: CancellationToken::new(),
             slots: Slots::new(config.connections_per_pod),
             arrivals: Arc::new(Arrivals::new(&config.tunnel)),
+            unknown_peers: Semaphore::new(config.tunnel.unknown_peers_waiting),
             baggage: None,
             own_ports,
         }

@@ -38,6 +38,8 @@ pub(super) struct Counters {
     pub(super) accept_exhausted: AtomicU64,
     /// Tunnels reset because too many were being set up at once.
     pub(super) handshakes_shed: AtomicU64,
+    /// Requests of peers at addresses where no pod is known.
+    pub(super) unknown_peers: AtomicU64,
 }
 
 impl Shared {

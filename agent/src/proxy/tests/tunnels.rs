@@ -12,10 +12,12 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::world::{TestPod, World, app, soon, until};
+use super::world::{TestPod, World, app, fresh_ip, id, soon, until};
 use super::{check_flow, echo, expect_reset, round_trip};
 use crate::flow::Verdict;
 use crate::identity::server_name;
+use crate::model::NamespacedName;
+use crate::state::{Object, Pod};
 
 /// TLS to the pod's tunnel port, as `from`.
 pub(super) async fn tls(world: &World, from: &TestPod, to: &TestPod) -> TlsStream<TcpStream> {
@@ -136,7 +138,7 @@ async fn only_connects_to_the_pods_own_address_are_served() {
     let sender = peer(&world, &client, &server).await;
     assert_eq!(ask(&sender, &address.to_string()).await, StatusCode::OK);
     let _closed = world.flow(1).await;
-    let foreign = app(SocketAddr::new(super::world::fresh_ip(), 0)).1;
+    let foreign = app(SocketAddr::new(fresh_ip(), 0)).1;
     for authority in [
         foreign.to_string(),
         "server.shop:80".to_owned(),
@@ -179,10 +181,72 @@ async fn a_certificate_that_is_not_the_addresss_is_refused() {
         StatusCode::FORBIDDEN
     );
     check_flow(&world.flow(1).await, Verdict::Denied, "identity_mismatch");
-    // From an address that the state does not know, the certificate is believed.
-    other.ip = super::world::fresh_ip();
-    let sender = peer(&world, &other, &server).await;
-    assert_eq!(ask(&sender, &address.to_string()).await, StatusCode::OK);
+    // So is its own, from an address that another pod claims too.
+    let rival = Pod {
+        name: NamespacedName::new("shop", "rival"),
+        ips: vec![client.ip],
+        ..(*client.pod).clone()
+    };
+    world.apply(Object::Pod(rival));
+    let sender = peer(&world, &client, &server).await;
+    assert_eq!(
+        ask(&sender, &address.to_string()).await,
+        StatusCode::FORBIDDEN
+    );
+    check_flow(&world.flow(1).await, Verdict::Denied, "identity_mismatch");
+}
+
+#[tokio::test]
+async fn a_certificate_from_an_unknown_address_is_believed_of_gateways_alone() {
+    let gateway = fresh_ip();
+    let mut world = World::with(|config| {
+        config.gateways = vec![gateway.into()];
+        config.tunnel.unknown_peer_patience = Duration::from_millis(100);
+        config.tunnel.unknown_peers_waiting = 1;
+    });
+    let (mut client, server) = (world.pod("client", 0), world.pod("server", 1));
+    let (listener, address) = server.listen();
+    echo(listener);
+    let authority = address.to_string();
+    client.ip = fresh_ip();
+    let sender = peer(&world, &client, &server).await;
+    assert_eq!(ask(&sender, &authority).await, StatusCode::FORBIDDEN);
+    let flow = world.flow(1).await;
+    check_flow(&flow, Verdict::Denied, "unknown_peer");
+    assert_eq!(flow.source.identity, Some(id("client")));
+    assert_eq!(world.nodes[1].proxy.stats().unknown_peers, 1);
+    client.ip = gateway;
+    let sender = peer(&world, &client, &server).await;
+    assert_eq!(ask(&sender, &authority).await, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_pod_may_connect_before_the_state_tells_of_it() {
+    let mut world = World::with(|config| config.tunnel.unknown_peers_waiting = 1);
+    let (mut client, server) = (world.pod("client", 0), world.pod("server", 1));
+    let (listener, address) = server.listen();
+    echo(listener);
+    let authority = address.to_string();
+    client.ip = fresh_ip();
+    let sender = peer(&world, &client, &server).await;
+    let early = tokio::spawn({
+        let (sender, authority) = (sender.clone(), authority.clone());
+        async move { ask(&sender, &authority).await }
+    });
+    let target = world.nodes[1].proxy.shared.pod(&server.pod.name).unwrap();
+    let waits = || target.unknown_peers.available_permits() == 0;
+    until("the first one waits", waits).await;
+    // Others are not kept waiting beside it.
+    assert_eq!(ask(&sender, &authority).await, StatusCode::FORBIDDEN);
+    check_flow(&world.flow(1).await, Verdict::Denied, "unknown_peer");
+    let new = Pod {
+        name: NamespacedName::new("shop", "client-2"),
+        ips: vec![client.ip],
+        ..(*client.pod).clone()
+    };
+    world.apply(Object::Pod(new));
+    assert_eq!(early.await.unwrap(), StatusCode::OK);
+    check_flow(&world.flow(1).await, Verdict::Forwarded, "");
 }
 
 #[tokio::test]
@@ -191,7 +255,7 @@ async fn whoever_answers_must_be_the_expected_pod() {
     let client = world.pod("client", 0);
     // The state says "server"; the agent there has the certificate of "impostor".
     let mut impostor = (*world.declare("server", 1, true)).clone();
-    impostor.identity = super::world::id("impostor");
+    impostor.identity = id("impostor");
     let server = world.serve(Arc::new(impostor), 1);
     let (listener, address) = server.listen();
     let mut stream = client.dial(address).await;

@@ -150,9 +150,10 @@ pub(super) fn status(outcome: &Outcome) -> StatusCode {
             StatusCode::BAD_REQUEST
         }
         Outcome::Denied { .. } | Outcome::DeniedByPeer(_) => StatusCode::UNAUTHORIZED,
-        Outcome::IdentityMismatch | Outcome::CertificateExpired | Outcome::Handshake(_) => {
-            StatusCode::FORBIDDEN
-        }
+        Outcome::IdentityMismatch
+        | Outcome::UnknownPeer
+        | Outcome::CertificateExpired
+        | Outcome::Handshake(_) => StatusCode::FORBIDDEN,
         Outcome::Connect(
             ConnectError::Refused
             | ConnectError::Reset

@@ -14,7 +14,7 @@ mod lean;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -31,6 +31,7 @@ use super::lean::LeanStream;
 use crate::flow::{Direction, TlsState};
 use crate::identity::{ALPN_LEAN, PeerIdentity, handshake_error, peer_identity};
 use crate::model::canonical;
+use crate::policy::Table;
 use crate::proxy::dial;
 use crate::proxy::outcome::Outcome;
 use crate::proxy::permit::{Permit, Subject};
@@ -45,6 +46,8 @@ struct Peer {
     address: SocketAddr,
     /// What its certificate says.
     proven: PeerIdentity,
+    /// The log tells that its address is unknown: once for each tunnel.
+    reported: AtomicBool,
 }
 
 /// A tunnel that is set up.
@@ -93,7 +96,11 @@ pub(in crate::proxy) async fn serve(
     let secured = secured.await.unwrap_or(Err(late));
     match secured {
         Ok((Secured { speaks, proven }, place)) => {
-            let peer = Arc::new(Peer { address, proven });
+            let peer = Arc::new(Peer {
+                address,
+                proven,
+                reported: AtomicBool::new(false),
+            });
             let tunnel = Tunnel { shared, pod, peer };
             match speaks {
                 // Boxed, so that neither makes the other's task larger.
@@ -163,6 +170,53 @@ impl Tunnel {
         record
     }
 
+    /// Whether the peer is who the state says is at its address; `None` where the state
+    /// says nothing, and no gateway is there.
+    fn verify(&self, table: &Table) -> Option<Result<(), Outcome>> {
+        let ip = self.peer.address.ip();
+        if let Some(client) = table.pod_by_ip(ip) {
+            let same = client.identity == self.peer.proven.id;
+            return Some(same.then_some(()).ok_or(Outcome::IdentityMismatch));
+        }
+        if table.snapshot().contested.contains_key(&ip) {
+            return Some(Err(Outcome::IdentityMismatch));
+        }
+        let gateways = &self.shared.config.gateways;
+        gateways
+            .iter()
+            .any(|net| net.contains(&ip))
+            .then_some(Ok(()))
+    }
+
+    /// The same once the state says something: it may tell of a new pod later than the
+    /// pod's first connection comes.
+    async fn verify_when_known(&self) -> Result<(), Outcome> {
+        let verified = match self.pod.unknown_peers.try_acquire() {
+            Ok(_place) => {
+                let mut tables = self.shared.tables.clone();
+                let mut verified = None;
+                let told = tables.wait_for(|table| {
+                    verified = self.verify(table);
+                    verified.is_some()
+                });
+                let patience = self.shared.config.tunnel.unknown_peer_patience;
+                let _told = tokio::time::timeout(patience, told).await.is_ok();
+                verified
+            }
+            Err(_full) => None,
+        };
+        verified.unwrap_or_else(|| {
+            let refused = &self.shared.counters.unknown_peers;
+            let _before = refused.fetch_add(1, Ordering::Relaxed);
+            if !self.peer.reported.swap(true, Ordering::Relaxed) {
+                let (peer, identity) = (self.peer.address.ip(), &self.peer.proven.id);
+                let pod = &self.pod.pod.name;
+                tracing::warn!(%peer, %identity, %pod, "refused: no pod is known at the address");
+            }
+            Err(Outcome::UnknownPeer)
+        })
+    }
+
     /// The application's connection, if the peer may have it.
     async fn connect(
         &self,
@@ -186,10 +240,12 @@ impl Tunnel {
         if peer.proven.not_after <= SystemTime::now() {
             return Err(Outcome::CertificateExpired);
         }
-        // An address that the state does not know is believed to its certificate: a pod
-        // that is too new, or a gateway.
-        if client.is_some_and(|client| client.identity != peer.proven.id) {
-            return Err(Outcome::IdentityMismatch);
+        if let Some(verified) = self.verify(&self.shared.table()) {
+            verified?;
+        } else {
+            self.verify_when_known().await?;
+            let client = self.shared.table().pod_by_ip(peer.address.ip()).cloned();
+            record.from(client.as_deref(), address, Some(&peer.proven.id));
         }
         let subject = Subject {
             peer: Some(peer.proven.id.clone()),
