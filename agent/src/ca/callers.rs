@@ -2,7 +2,8 @@
 //! server reviews.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -26,8 +27,14 @@ const KEPT_FAILURE: Duration = Duration::from_secs(1);
 const AGENTS: usize = 16_384;
 /// And of strangers.
 const STRANGERS: usize = 1024;
-/// Reviews under way at once: strangers must not make the API server busy.
+/// Reviews under way at once of the tokens that were agents' before.
 const REVIEWS: usize = 32;
+/// Of all others, which nobody waits for: strangers must not make the API server busy, nor
+/// keep agents from it.
+const NEW_REVIEWS: usize = 16;
+/// The same from one address. An agent has one token, and asks about it once at a time;
+/// a few may share an address.
+const NEW_REVIEWS_PER_SOURCE: usize = 4;
 /// Longer than any token.
 const MAX_TOKEN: usize = 16 * 1024;
 
@@ -54,10 +61,11 @@ impl Callers {
         Self::Files(ArcSwap::new(directory.current()))
     }
 
-    /// The node that has the token.
+    /// The node that has the token, which came from the address `source`.
     pub(super) async fn node(
         &self,
         token: &str,
+        source: Option<IpAddr>,
         snapshots: &watch::Receiver<Snapshot>,
     ) -> Result<NodeName, Refusal> {
         match self {
@@ -67,7 +75,7 @@ impl Callers {
                 tokens.node(token).cloned().ok_or_else(stranger)
             }
             Self::Reviews(reviews) => {
-                let owner = reviews.owner(token).await?;
+                let owner = reviews.owner(token, source).await?;
                 reviews.node(&owner, &snapshots.borrow())
             }
         }
@@ -85,7 +93,59 @@ pub(super) struct Reviews {
     /// The service account of the agents.
     agent: NamespacedName,
     permits: Semaphore,
+    newcomers: Newcomers,
     answers: Mutex<Answers>,
+}
+
+/// Reviews under way of tokens that are not known to be agents'.
+#[derive(Debug, Default)]
+struct Newcomers(Mutex<Underway>);
+
+#[derive(Debug, Default)]
+struct Underway {
+    all: usize,
+    by_source: HashMap<Option<IpAddr>, usize>,
+}
+
+/// One of them.
+#[derive(Debug)]
+struct Newcomer<'n> {
+    newcomers: &'n Newcomers,
+    source: Option<IpAddr>,
+}
+
+impl Newcomers {
+    /// `None`: it is one too many.
+    fn admit(&self, source: Option<IpAddr>) -> Option<Newcomer<'_>> {
+        let mut underway = self.underway();
+        let of_source = underway.by_source.get(&source).copied().unwrap_or_default();
+        if underway.all >= NEW_REVIEWS || of_source >= NEW_REVIEWS_PER_SOURCE {
+            return None;
+        }
+        underway.all += 1;
+        underway.by_source.insert(source, of_source + 1);
+        drop(underway);
+        let newcomers = self;
+        Some(Newcomer { newcomers, source })
+    }
+
+    fn underway(&self) -> MutexGuard<'_, Underway> {
+        // No code that can panic runs under this lock.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Newcomer<'_> {
+    fn drop(&mut self) {
+        let mut underway = self.newcomers.underway();
+        underway.all -= 1;
+        if let Some(of_source) = underway.by_source.get_mut(&self.source) {
+            *of_source -= 1;
+            if *of_source == 0 {
+                underway.by_source.remove(&self.source);
+            }
+        }
+    }
 }
 
 /// By the hash of the token. Those that were refused have a place of their own, so that
@@ -102,50 +162,58 @@ impl Reviews {
             server,
             agent,
             permits: Semaphore::new(REVIEWS),
+            newcomers: Newcomers::default(),
             answers: Mutex::default(),
         }
     }
 
     /// Whose the token is, as was found not long ago.
-    async fn owner(&self, token: &str) -> Result<TokenOwner, Refusal> {
+    async fn owner(&self, token: &str, source: Option<IpAddr>) -> Result<TokenOwner, Refusal> {
         if token.is_empty() || token.len() > MAX_TOKEN || token.split('.').count() != 3 {
             return Err(Refusal::Stranger(
                 "that is no service account token".to_owned(),
             ));
         }
         let hash: [u8; 32] = Sha256::digest(token.as_bytes()).into();
-        let slot = self.slot(hash);
+        let (slot, known) = self.slot(hash);
         let mut answer = slot.lock().await;
         if let Some((until, found)) = &*answer
             && Instant::now() < *until
         {
             return refuse(found.clone());
         }
-        let found = self.ask(token).await;
+        let found = if known {
+            let _permit = self.permits.acquire().await;
+            self.server.review(token).await
+        } else {
+            let busy = || Refusal::Unavailable("too many new tokens at once".to_owned());
+            let _newcomer = self.newcomers.admit(source).ok_or_else(busy)?;
+            self.server.review(token).await
+        };
         let kept = match &found {
             Ok(_) => KEPT,
             Err(ReviewError::Invalid { .. }) => KEPT_REFUSAL,
             Err(ReviewError::Failed(_)) => KEPT_FAILURE,
         };
         *answer = Some((Instant::now() + kept, found.clone()));
-        if found.is_ok() {
+        if found
+            .as_ref()
+            .is_ok_and(|owner| owner.account == self.agent)
+        {
             self.keep(hash, &slot);
         }
         refuse(found)
     }
 
-    async fn ask(&self, token: &str) -> Answer {
-        let _permit = self.permits.acquire().await;
-        self.server.review(token).await
-    }
-
-    fn slot(&self, hash: [u8; 32]) -> Slot {
+    /// Where the answer is, and whether the token was an agent's before.
+    fn slot(&self, hash: [u8; 32]) -> (Slot, bool) {
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(slot) = answers.agents.get(&hash) {
-            return Arc::clone(slot);
+            return (Arc::clone(slot), true);
         }
         make_room(&mut answers.others, STRANGERS);
-        Arc::clone(answers.others.entry(hash).or_default())
+        let slot = answers.others.entry(hash).or_default();
+        (Arc::clone(slot), false)
     }
 
     /// The token is an agent's, and is to be found as one from now on.
@@ -204,5 +272,29 @@ fn make_room(answers: &mut HashMap<[u8; 32], Slot>, limit: usize) {
     });
     if answers.len() >= limit {
         answers.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_leaves_room_for_new_tokens_of_others() {
+        let newcomers = Newcomers::default();
+        let source = |last| Some(IpAddr::from([10, 0, 0, last]));
+        let greedy: Vec<_> = (0..100)
+            .filter_map(|_| newcomers.admit(source(1)))
+            .collect();
+        assert_eq!(greedy.len(), NEW_REVIEWS_PER_SOURCE);
+        let others: Vec<_> = (2..100)
+            .filter_map(|n| newcomers.admit(source(n)))
+            .collect();
+        assert_eq!(greedy.len() + others.len(), NEW_REVIEWS);
+        assert!(newcomers.admit(None).is_none(), "all places are taken");
+        drop((greedy, others));
+        assert!(newcomers.admit(source(1)).is_some());
+        let underway = newcomers.underway();
+        assert_eq!((underway.all, underway.by_source.len()), (0, 0));
     }
 }

@@ -108,6 +108,7 @@ impl Shared {
     async fn authenticate(
         &self,
         request: &Request<IstioCertificateRequest>,
+        caller: Option<SocketAddr>,
     ) -> Result<NodeName, Refusal> {
         let stranger = || Refusal::Stranger("there is no bearer token".to_owned());
         let header = request.metadata().get("authorization");
@@ -119,7 +120,8 @@ impl Shared {
             return Err(stranger());
         }
         let snapshots = &self.settings.snapshots;
-        self.callers.node(token.trim(), snapshots).await
+        let source = caller.map(|caller| caller.ip().to_canonical());
+        self.callers.node(token.trim(), source, snapshots).await
     }
 
     /// A caller that was not authenticated learns no more than that. The reasons, which
@@ -233,7 +235,7 @@ impl IstioCertificateService for Service {
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
         let caller = request.extensions().get::<Caller>().map(|caller| caller.0);
-        let node = self.0.authenticate(&request).await;
+        let node = self.0.authenticate(&request, caller).await;
         let node = node.map_err(|refusal| self.0.turn_away(caller, refusal))?;
         match self.0.answer(&node, request.get_ref()) {
             Ok((identity, issued)) => {

@@ -264,3 +264,31 @@ async fn strangers_do_not_push_an_agent_out() {
     world.ask(&agent_token(), "web").await.unwrap();
     assert_eq!(world.reviews(), reviews);
 }
+
+#[tokio::test(start_paused = true)]
+async fn strangers_keep_no_agent_waiting() {
+    let world = World::new();
+    world.ask(&agent_token(), "web").await.unwrap();
+    sleep(Duration::from_secs(31)).await;
+    let strangers: Vec<Value> = (0..40)
+        .map(|number| with("pod-uid", format!("uid-{number}")))
+        .map(|mut claims| {
+            claims["user"] = "system:serviceaccount:shop:web".into();
+            claims
+        })
+        .collect();
+    let flood = join_all(strangers.iter().map(|claims| world.ask(claims, "web")));
+    let mut flood = Box::pin(flood);
+    assert!(futures_util::poll!(&mut flood).is_pending());
+    // One of too many, and one that was an agent's before.
+    let new = with("pod-uid", "uid-new");
+    assert_eq!(world.ask(&new, "web").await, Err(Code::Unavailable));
+    assert_eq!(world.ask(&agent_token(), "web").await, Ok(()));
+    let answers = flood.await;
+    let at_once = answers
+        .iter()
+        .filter(|answer| **answer == Err(Code::Unavailable));
+    assert!(at_once.count() >= 36, "{answers:?}");
+    // There is room again.
+    assert_eq!(world.ask(&new, "web").await, Ok(()));
+}
