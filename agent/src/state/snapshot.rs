@@ -65,10 +65,7 @@ impl Snapshot {
 
     /// As [`Snapshot::wants`], also of a pod that has finished.
     pub fn meshes(&self, pod: &Pod) -> bool {
-        self.is_labelled(pod)
-            && !pod.host_network
-            && !pod.has_own_kernel()
-            && pod.has_identity()
+        self.is_labelled(pod) && !pod.host_network && !pod.has_own_kernel() && pod.has_identity()
     }
 
     /// The labels ask for it.
