@@ -27,7 +27,7 @@ pub use capture::{Capture, Traffic};
 pub use manifest::Manifests;
 pub use place::Place;
 pub use pod::{Pod, PodSpec};
-pub use process::{Output, Process, run};
+pub use process::{Output, Process, run, without_own_variables};
 pub use requirements::{
     missing_for_cluster_tier, missing_for_node_tier, missing_programs, skips_are_failures,
 };

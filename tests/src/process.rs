@@ -56,7 +56,7 @@ impl Output {
 
 /// Takes the variables of the tests, such as `FAIRLEAD_BIN`, away from a command: the
 /// agent refuses those that it does not know.
-pub(crate) fn without_own_variables(command: &mut Command) {
+pub fn without_own_variables(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("FAIRLEAD_") {
             let _: &mut Command = command.env_remove(name);

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use fairlead::identity::{self, CaAddress, Identities, SystemClock, server_name};
 use fairlead::model::{NodeName, SpiffeId, TrustDomain};
 use fairlead_tests::apiserver::{ApiServer, Options, Rule, TokenOptions};
-use fairlead_tests::{Process, binary, until, until_ok};
+use fairlead_tests::{Process, binary, until, until_ok, without_own_variables};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -119,6 +119,7 @@ impl Cluster {
         let token = self.api.issue_token(SYSTEM, "fairlead-ca", &day);
         self.api.write_kubeconfig(&kubeconfig, &token)?;
         let mut command = Command::new(binary()?);
+        without_own_variables(&mut command);
         command
             .arg("ca")
             .args(["--source", "kube", "--authenticate", "kube"])

@@ -1,6 +1,7 @@
 //! Kubelet's connections to pods, by where they come from and not by what they say.
 
 use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -141,12 +142,26 @@ fn host_ip(node: &Node) -> String {
     node.world.node("a").ip4.to_string()
 }
 
-/// A process named kubelet that dials on and on.
-fn start(node: &Node, place: &Place, pod: &Pod, user: &str) -> Result<Process> {
+/// A program of that name, as root puts it there.
+fn program(node: &Node) -> Result<PathBuf> {
     let program = node.world.directory().join("kubelet");
     if !program.exists() {
-        symlink(std::fs::canonicalize("/usr/bin/python3")?, &program)?;
+        let _bytes = std::fs::copy(std::fs::canonicalize("/usr/bin/python3")?, &program)?;
     }
+    Ok(program)
+}
+
+/// Another program by that name, as any user can make it.
+fn link(node: &Node) -> Result<PathBuf> {
+    let directory = node.world.directory().join("bin");
+    std::fs::create_dir(&directory)?;
+    let link = directory.join("kubelet");
+    symlink(std::fs::canonicalize("/usr/bin/python3")?, &link)?;
+    Ok(link)
+}
+
+/// A process named kubelet that dials on and on.
+fn start(program: &Path, place: &Place, pod: &Pod, user: &str) -> Result<Process> {
     let program = program.display().to_string();
     let ip = pod.ip4.to_string();
     place.spawn(
@@ -170,11 +185,14 @@ fn followed() -> Result<()> {
     let _serving = serve(&pod, 9001)?;
     let host = node.world.node("a").host.clone();
     let stranger = node.pod("stranger")?;
+    let (program, link) = (program(&node)?, link(&node)?);
     // Anybody can have the name.
     let impostors = [
-        start(&node, &host.child("user")?, &pod, "65534")?,
-        start(&node, &host.child("kubepods")?.child("pod")?, &pod, "0")?,
-        start(&node, &stranger.child("process")?, &pod, "0")?,
+        start(&program, &host.child("user")?, &pod, "65534")?,
+        start(&program, &host.child("kubepods")?.child("pod")?, &pod, "0")?,
+        start(&program, &host.child("user.slice")?, &pod, "0")?,
+        start(&program, &stranger.child("process")?, &pod, "0")?,
+        start(&link, &host.child("linked")?, &pod, "0")?,
     ];
     for mut impostor in impostors {
         impostor.wait_for("told", SOON)?;
@@ -184,7 +202,7 @@ fn followed() -> Result<()> {
     for name in ["first", "../../second"] {
         let place = host.child(name)?;
         let expected = place.cgroup().canonicalize()?.display().to_string();
-        let mut kubelet = start(&node, &place, &pod, "0")?;
+        let mut kubelet = start(&program, &place, &pod, "0")?;
         // It looks ever less often while there is none.
         until("kubelet to be found", 4 * SOON, || {
             (believed(&node).ok()? == [expected.as_str()]).then_some(())
