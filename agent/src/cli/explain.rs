@@ -56,10 +56,9 @@ pub(super) fn print<W: Write>(of: &Explanation, printer: &mut Printer<W>) -> any
     let source = &of.source;
     let node = source.node.as_deref().unwrap_or("no node");
     let mut step = Steps { printer, number: 0 };
-    let who = if source.enrolled {
-        format!("It is meshed on {node}, as {}.", source.identity)
-    } else {
-        format!("It is on {node} and not meshed, so it has no identity.")
+    let who = match &source.identity {
+        Some(identity) if source.enrolled => format!("It is meshed on {node}, as {identity}."),
+        _ => format!("It is on {node} and not meshed, so it has no identity."),
     };
     step.head(&format!("Client {}", source.name))?;
     step.say(Paint::Plain, &who)?;

@@ -38,8 +38,8 @@ pub struct PodSummary {
     pub node: Option<Arc<str>>,
     /// Its addresses.
     pub ips: Vec<IpAddr>,
-    /// Who it is to its peers, if it is enrolled.
-    pub identity: SpiffeId,
+    /// Who it is to its peers, if it is enrolled; `None` without a service account.
+    pub identity: Option<SpiffeId>,
     /// The mesh carries its traffic.
     pub enrolled: bool,
 }
@@ -150,7 +150,7 @@ impl PodSummary {
             name: pod.name.clone(),
             node: pod.node.as_ref().map(|node| Arc::clone(&node.0)),
             ips: pod.ips.clone(),
-            identity: pod.identity.clone(),
+            identity: pod.has_identity().then(|| pod.identity.clone()),
             enrolled: pod.enrolled,
         }
     }

@@ -49,8 +49,15 @@ fn check(
     let explanation = explain(extra, source, destination).unwrap();
     let reason = explanation.outcome.reason.as_deref().unwrap_or("");
     assert_eq!((explanation.outcome.verdict, reason), expected);
-    serde_json::to_value(&explanation).unwrap();
-    explanation
+    read_back(&explanation)
+}
+
+/// What the command line understands of it.
+fn read_back(explanation: &Explanation) -> Explanation {
+    let sent = serde_json::to_string(explanation).unwrap();
+    let read = serde_json::from_str(&sent).unwrap();
+    assert_eq!(*explanation, read);
+    read
 }
 
 #[test]
@@ -208,6 +215,14 @@ fn nothing_is_enforced_outside_the_mesh() {
         "web:80",
         (Verdict::Depends, "the back ends differ"),
     );
+}
+
+#[test]
+fn a_pod_without_a_service_account_can_be_asked_about() {
+    let mut mirror = pod("shop/mirror", &["10.0.0.7"]);
+    mirror.identity.service_account = "".into();
+    let asked = explain(vec![Object::Pod(mirror)], "shop/mirror", "10.96.0.1:80");
+    assert_eq!(read_back(&asked.unwrap()).source.identity, None);
 }
 
 #[test]
