@@ -62,7 +62,7 @@ impl Cluster {
                 };
                 self.put(Object::Pod(changed));
             }
-            times.push(processor_time() - start);
+            times.push(processor_time().saturating_sub(start));
         }
         times.into_iter().min().unwrap()
     }
