@@ -412,7 +412,7 @@ async fn installation(client: &Client) -> Finding {
         Err(error) => Finding::warning(NAME, Topic::Rights, format!("{error:#}")),
         Ok(None) => Finding::ok(NAME, "not installed yet"),
         Ok(Some(it)) => {
-            let image = it.settings.image.unwrap_or_default();
+            let image = it.image.unwrap_or_default();
             Finding::ok(NAME, format!("installed: {image}"))
         }
     }

@@ -64,13 +64,6 @@ impl Report {
     }
 }
 
-/// What is installed now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Installed {
-    /// Its settings.
-    pub settings: Settings,
-}
-
 /// Puts the mesh into the cluster and waits until it runs, for as long as `patience`.
 pub async fn install(
     access: &Access,
@@ -80,14 +73,8 @@ pub async fn install(
 ) -> anyhow::Result<Report> {
     let client = api::client(access).await?;
     refuse_where_it_cannot_run(&client).await?;
-    let before = live(&client).await?;
-    let image_before = before.as_ref().and_then(|it| it.settings.image.clone());
-    // An image that was chosen once must not hold a later version back.
-    let kept = before.map_or_else(Settings::default, |it| Settings {
-        image: None,
-        ..it.settings
-    });
-    put(&client, settings.or(kept), image_before, patience, progress).await
+    let before = live(&client).await?.unwrap_or_default();
+    put(&client, settings, before, patience, progress).await
 }
 
 /// As [`install()`], where there is an installation already.
@@ -104,21 +91,14 @@ pub async fn upgrade(
         );
     };
     refuse_where_it_cannot_run(&client).await?;
-    let image_before = before.settings.image.clone();
-    let kept = Settings {
-        image: None,
-        ..before.settings
-    };
-    put(&client, settings.or(kept), image_before, patience, progress).await
+    put(&client, settings, before, patience, progress).await
 }
 
-/// What is installed, if anything is.
-pub(super) async fn live(client: &Client) -> anyhow::Result<Option<Installed>> {
+/// The settings of what is installed, if anything is.
+pub(super) async fn live(client: &Client) -> anyhow::Result<Option<Settings>> {
     let place = Place::new("apps/v1", "DaemonSet", Some(NAMESPACE), AGENT);
     let found = api::find(client, &place).await?;
-    Ok(found.map(|agents| Installed {
-        settings: Settings::of_live(&agents),
-    }))
+    Ok(found.as_ref().map(Settings::of_live))
 }
 
 async fn refuse_where_it_cannot_run(client: &Client) -> anyhow::Result<()> {
@@ -137,14 +117,17 @@ async fn refuse_where_it_cannot_run(client: &Client) -> anyhow::Result<()> {
     )
 }
 
+/// Applies everything; what `settings` leave open stays as it was before.
 async fn put(
     client: &Client,
     settings: Settings,
-    image_before: Option<String>,
+    mut before: Settings,
     patience: Duration,
     progress: Progress<'_>,
 ) -> anyhow::Result<Report> {
-    let manifests = render(&settings)?;
+    // An image that was chosen once must not hold a later version back.
+    let image_before = before.image.take();
+    let manifests = render(&settings.or(before))?;
     let mut objects = Vec::new();
     let (kinds, others): (Vec<&Value>, Vec<&Value>) = manifests
         .iter()
@@ -175,7 +158,7 @@ async fn put(
         .context("the agents were deleted meanwhile")?;
     Ok(Report {
         image_before,
-        image: live.settings.image.unwrap_or_default(),
+        image: live.image.unwrap_or_default(),
         objects,
         rollouts,
         not_ready,

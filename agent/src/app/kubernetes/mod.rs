@@ -16,7 +16,7 @@ pub use crate::cluster::kube::{Access, Change};
 pub use agents::{NodeAgent, agents};
 pub use check::{Finding, Outcome as Found, preflight};
 pub use doctor::installed;
-pub use install::{Installed, Report, ReportedObject, install, upgrade};
+pub use install::{Report, ReportedObject, install, upgrade};
 pub use manifests::{Settings, render};
 pub use uninstall::{Removal, uninstall};
 

@@ -58,15 +58,8 @@ pub async fn uninstall(
     };
     let settings = match installed {
         Some(installed) => {
-            clean_nodes(
-                &client,
-                &installed.settings,
-                patience,
-                progress,
-                &mut removal,
-            )
-            .await?;
-            installed.settings
+            clean_nodes(&client, &installed, patience, progress, &mut removal).await?;
+            installed
         }
         None => Settings::default(),
     };
