@@ -55,16 +55,6 @@ impl FromStr for KubeletArg {
     }
 }
 
-/// What agents speak to one another inside mTLS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum TunnelProtocol {
-    /// HTTP/2 CONNECT, as Istio's ambient mode speaks it: many connections share one tunnel.
-    Hbone,
-    /// One connection at a time on a tunnel, with less around it: for bulk. Holds where
-    /// both agents are told so; all other peers get HBONE.
-    Lean,
-}
-
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -198,15 +188,6 @@ pub struct AgentArgs {
         value_name = "TIME"
     )]
     pub certificate_ttl: Duration,
-    /// What to speak to other Fairlead agents inside mTLS
-    #[arg(
-        long,
-        env = "FAIRLEAD_TUNNEL",
-        value_enum,
-        default_value_t = TunnelProtocol::Hbone,
-        value_name = "PROTOCOL"
-    )]
-    pub tunnel: TunnelProtocol,
     /// Where the agent keeps its socket.
     #[arg(
         long,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use ipnet::IpNet;
 
-use super::args::{AgentArgs, KernelArgs, KubeArgs, KubeletArg, SourceArg, TunnelProtocol};
+use super::args::{AgentArgs, KernelArgs, KubeArgs, KubeletArg, SourceArg};
 use crate::cluster::kube::Access;
 use crate::model::{NodeName, TrustDomain};
 use crate::state::ObjectKind;
@@ -52,7 +52,6 @@ impl AgentConfig {
                 ca_root: args.ca_root,
                 cluster_id: args.cluster_id,
                 ttl: args.certificate_ttl,
-                alpn: protocols(args.tunnel),
                 clock: Arc::new(identity::SystemClock),
             },
             proxy: proxy::Config {
@@ -151,16 +150,6 @@ pub(super) fn source(
             access: kube.access(),
             kinds,
         }),
-    }
-}
-
-/// What is offered and taken by ALPN, the preferred first. HBONE always: it is what every
-/// peer speaks.
-fn protocols(preferred: TunnelProtocol) -> Vec<Vec<u8>> {
-    let hbone = identity::ALPN_HBONE.to_vec();
-    match preferred {
-        TunnelProtocol::Hbone => vec![hbone],
-        TunnelProtocol::Lean => vec![identity::ALPN_LEAN.to_vec(), hbone],
     }
 }
 

@@ -19,15 +19,12 @@ use super::trust::{ExpectServer, RequireClient, Trust, provider};
 use crate::model::{SpiffeId, TrustDomain};
 
 /// ALPN of HBONE: HTTP/2.
-pub const ALPN_HBONE: &[u8] = b"h2";
-/// ALPN of the leaner tunnel that two Fairlead agents may agree on.
-pub const ALPN_LEAN: &[u8] = b"fairlead/1";
+const ALPN_HBONE: &[u8] = b"h2";
 
 /// What every TLS configuration of the agent has in common.
 #[derive(Clone, Debug)]
 pub(super) struct TlsSettings {
     pub(super) trust_domain: TrustDomain,
-    pub(super) alpn: Vec<Vec<u8>>,
     pub(super) trust: Trust,
     pub(super) clock: Arc<dyn Clock>,
 }
@@ -68,7 +65,7 @@ impl Credentials {
             .with_protocol_versions(&[&TLS13])?
             .with_client_cert_verifier(Arc::new(clients))
             .with_cert_resolver(Arc::<SingleCertAndKey>::clone(&resolver));
-        server.alpn_protocols.clone_from(&settings.alpn);
+        server.alpn_protocols = vec![ALPN_HBONE.to_vec()];
         // A resumed session would carry an identity whose certificate may have expired,
         // or whose root may have been removed, since.
         server.session_storage = Arc::new(NoServerSessionStorage {});
@@ -83,7 +80,7 @@ impl Credentials {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(nobody_yet))
             .with_client_cert_resolver(resolver);
-        client.alpn_protocols.clone_from(&settings.alpn);
+        client.alpn_protocols = vec![ALPN_HBONE.to_vec()];
         client.resumption = Resumption::disabled();
         client.enable_sni = false;
 

@@ -110,7 +110,6 @@ impl Manager {
             ca,
             tls: TlsSettings {
                 trust_domain: config.trust_domain,
-                alpn: config.alpn,
                 trust: Trust::nobody(),
                 clock: config.clock,
             },

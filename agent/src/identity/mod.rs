@@ -44,9 +44,7 @@ use crate::model::{NodeName, TrustDomain};
 pub use authority::{Authority, AuthorityError, Issued, IssuedWithKey};
 pub use certificate::PeerError;
 pub use clock::{Clock, SystemClock};
-pub use credentials::{
-    ALPN_HBONE, ALPN_LEAN, Credentials, PeerIdentity, handshake_error, peer_identity, server_name,
-};
+pub use credentials::{Credentials, PeerIdentity, handshake_error, peer_identity, server_name};
 pub use directory::{AuthorityPem, NewRoot, new_root};
 pub use error::{FetchError, IdentityError, StartError};
 pub use follow::AuthorityDir;
@@ -118,8 +116,6 @@ pub struct Config {
     pub cluster_id: String,
     /// The life that is asked for.
     pub ttl: Duration,
-    /// Protocols offered and accepted in TLS, the preferred one first.
-    pub alpn: Vec<Vec<u8>>,
     /// The clock that validity is measured by.
     pub clock: Arc<dyn Clock>,
 }

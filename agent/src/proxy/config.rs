@@ -58,8 +58,7 @@ pub struct TunnelConfig {
     pub handshake_timeout: Duration,
     /// Set-ups in progress that one pod's tunnel listener serves; further ones wait.
     pub handshakes_per_pod: usize,
-    /// The same of one address, so that one peer can't keep the others out. More than
-    /// [`Self::handshakes_per_destination`] is of no use to a peer like this agent.
+    /// The same of one address, so that one peer can't keep the others out.
     pub handshakes_per_source: usize,
     /// Set-ups that wait for that; further ones are reset.
     pub handshakes_waiting: usize,
@@ -70,14 +69,10 @@ pub struct TunnelConfig {
     pub unknown_peer_patience: Duration,
     /// Requests that wait so at one pod; further ones are refused at once.
     pub unknown_peers_waiting: usize,
-    /// Set-ups in progress with one destination, on the dialling side.
-    pub handshakes_per_destination: usize,
     /// Streams that this agent opens on one connection before it opens another.
     pub streams_per_connection: usize,
     /// Streams that a peer may open on one connection.
     pub max_concurrent_streams: u32,
-    /// Idle connections of the leaner protocol that are kept for one destination.
-    pub idle_per_destination: usize,
     /// A pooled connection with no stream for this long is closed.
     pub idle_release: Duration,
     /// A peer's connection with no stream for this long is closed; longer than peers'
@@ -126,10 +121,8 @@ impl Config {
                 handshakes_waiting_per_source: 1024,
                 unknown_peer_patience: Duration::from_secs(3),
                 unknown_peers_waiting: 256,
-                handshakes_per_destination: 64,
                 streams_per_connection: 100,
                 max_concurrent_streams: 200,
-                idle_per_destination: 128,
                 idle_release: Duration::from_mins(5),
                 server_idle: Duration::from_mins(10),
                 stream_window: 4 << 20,

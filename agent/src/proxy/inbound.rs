@@ -12,7 +12,7 @@ use super::outcome::Outcome;
 use super::permit::{Permit, Subject};
 use super::pod::LocalPod;
 use super::record::{ConnectionId, Near, Record};
-use super::relay::{Pair, TcpFar, relay};
+use super::relay::{NearSide, TcpFar, relay};
 use super::shared::Shared;
 use crate::flow::Direction;
 use crate::model::{ClientAddr, canonical};
@@ -32,13 +32,12 @@ pub(super) async fn serve(
     record.served_by(&server.pod);
     let outcome = match connect(&shared, &server, &near, peer, &mut record).await {
         Ok((far, permit)) => {
-            let pair = Pair {
-                near,
-                near_is: Near::Client,
+            let near = NearSide {
+                stream: near,
+                is: Near::Client,
                 network: &*server.network,
-                far,
             };
-            relay(pair, permit, &mut record, &shared.config).await
+            relay(near, far, permit, &mut record, &shared.config).await
         }
         Err(outcome) => {
             dial::reset(near);

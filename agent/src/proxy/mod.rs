@@ -44,7 +44,6 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::time::MissedTickBehavior;
 
 pub use self::config::{Config, Keepalive, TunnelConfig};
 pub use self::network::{EnrolledPod, Family, Listeners, PodKey, PodNetwork, TcpInfo};
@@ -57,9 +56,6 @@ use crate::flow::FlowSender;
 use crate::identity::Identities;
 use crate::model::NamespacedName;
 use crate::policy::Table;
-
-/// The shortest time between two looks at the pool.
-const SWEEP: Duration = Duration::from_millis(100);
 
 /// The data path of one node. A clone is the same.
 #[derive(Clone, Debug)]
@@ -117,11 +113,7 @@ impl Proxy {
             pods: RwLock::new(HashMap::new()),
         });
         let publish = publish_policies(Arc::clone(&shared));
-        let sweep = sweep_pool(Arc::clone(&shared));
-        let run = async move {
-            let ((), ()) = tokio::join!(publish, sweep);
-        };
-        Ok((Self { shared }, run))
+        Ok((Self { shared }, publish))
     }
 
     /// How many connections of a pod were refused because it had too many.
@@ -314,15 +306,5 @@ fn publish(table: &Table, pod: &LocalPod) {
     let policy = table.inbound(&pod.pod.name);
     if policy.is_known() {
         pod.publish(&policy);
-    }
-}
-
-/// Looks for idle tunnels now and then.
-async fn sweep_pool(shared: Arc<Shared>) {
-    let mut tick = tokio::time::interval((shared.config.tunnel.idle_release / 4).max(SWEEP));
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        let _now = tick.tick().await;
-        shared.pool.sweep();
     }
 }

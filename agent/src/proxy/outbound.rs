@@ -20,9 +20,9 @@ use super::outcome::Outcome;
 use super::permit::{Permit, Subject, closed};
 use super::pod::LocalPod;
 use super::record::{ConnectionId, Near, Record};
-use super::relay::{Pair, TcpFar, relay};
+use super::relay::{NearSide, TcpFar, relay};
 use super::shared::Shared;
-use super::tunnel::{Connect, HboneStream, Opened, Pooled, Target};
+use super::tunnel::{Connect, HboneStream, Target};
 use crate::flow::{Direction, TlsState};
 use crate::model::{ClientAddr, NamespacedName, OrigDst, canonical};
 use crate::policy::Route;
@@ -33,7 +33,6 @@ use crate::state::Pod;
 enum Connected {
     Tcp(TcpFar, Permit),
     Hbone(HboneStream, Permit),
-    Lean(Pooled, Permit),
 }
 
 /// A destination pod, resolved.
@@ -58,42 +57,17 @@ pub(super) async fn serve(
         outcome = closed(client.state.subscribe()) => Err(outcome),
         connected = connect(&shared, &client, &near, peer, &mut record) => connected,
     };
+    let near = NearSide {
+        stream: near,
+        is: Near::Client,
+        network: &*client.network,
+    };
     let config = &shared.config;
-    let near_is = Near::Client;
-    let network = &*client.network;
     let outcome = match connected {
-        Ok(Connected::Tcp(far, permit)) => {
-            let pair = Pair {
-                near,
-                near_is,
-                network,
-                far,
-            };
-            relay(pair, permit, &mut record, config).await
-        }
-        Ok(Connected::Hbone(far, permit)) => {
-            let pair = Pair {
-                near,
-                near_is,
-                network,
-                far,
-            };
-            relay(pair, permit, &mut record, config).await
-        }
-        Ok(Connected::Lean(mut pooled, permit)) => {
-            let far = &mut pooled.stream;
-            let pair = Pair {
-                near,
-                near_is,
-                network,
-                far,
-            };
-            let outcome = relay(pair, permit, &mut record, config).await;
-            shared.pool.put_back(pooled);
-            outcome
-        }
+        Ok(Connected::Tcp(far, permit)) => relay(near, far, permit, &mut record, config).await,
+        Ok(Connected::Hbone(far, permit)) => relay(near, far, permit, &mut record, config).await,
         Err(outcome) => {
-            dial::reset(near);
+            dial::reset(near.stream);
             outcome
         }
     };
@@ -216,10 +190,8 @@ async fn tunnel(
         to: address.ip(),
         expected: destination.pod.identity.clone(),
     };
-    Ok(match Box::pin(shared.pool.open(&target, &connect)).await? {
-        Opened::Hbone(stream) => Connected::Hbone(stream, permit),
-        Opened::Lean(pooled) => Connected::Lean(pooled, permit),
-    })
+    let stream = Box::pin(shared.pool.open(&target, &connect)).await?;
+    Ok(Connected::Hbone(stream, permit))
 }
 
 /// Out of the mesh, from the client's own address.

@@ -10,12 +10,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::Test;
-use crate::mesh::{Mesh, SOON, TUNNEL, client_and_server, run_python, serve_python};
+use crate::mesh::{Mesh, SOON, TUNNEL, run_python, serve_python};
 use crate::peer::{self, Answer, Certificate, Signer, Validity};
 
 pub(crate) const TESTS: &[Test] = &[
     Test::node("hbone::another_peer_is_served", another_peer).with(&["python3"]),
-    Test::node("hbone::agents_may_agree_on_the_lean_protocol", lean).with(&["python3"]),
     Test::node("hbone::bad_certificates_are_refused", bad_certificates).with(&["python3"]),
     Test::node("hbone::a_tunnel_to_elsewhere_is_refused", elsewhere).with(&["python3"]),
     Test::node("hbone::slow_peers_are_closed_and_harm_nobody", slow_peers).with(&["python3"]),
@@ -121,23 +120,6 @@ fn another_peer() -> Result<()> {
         seen.iter().all(|line| line.trim() == own),
         "{seen:?}, not {own}"
     );
-    Ok(())
-}
-
-fn lean() -> Result<()> {
-    let pods = client_and_server();
-    let (mesh, _authority) = Mesh::up_with_authority(&pods, &["--tunnel", "lean"])?;
-    let _echo = serve_python(mesh.pod("server"), ECHO, 7000, &[])?;
-    let address = mesh.pod("server").ip4.to_string();
-    let capture = mesh.capture("lean")?;
-    for _ in 0..3 {
-        let output = run_python(mesh.pod("client"), DIAL, &["echo", &address, "7000"])?;
-        ensure!(output.stdout.trim() == "right", "{output:?}");
-    }
-    let traffic = capture.stop()?;
-    ensure!(traffic.tls_records_to(TUNNEL) > 0, "nothing in the tunnel");
-    let plain = traffic.plaintext_streams();
-    ensure!(plain.is_empty(), "in the clear: {plain:?}");
     Ok(())
 }
 

@@ -13,9 +13,7 @@ use tempfile::TempDir;
 use super::super::certificate::Leaf;
 use super::super::credentials::{Credentials, TlsSettings};
 use super::super::trust::{Trust, provider};
-use super::super::{
-    ALPN_HBONE, Authority, PeerIdentity, handshake_error, peer_identity, server_name,
-};
+use super::super::{Authority, PeerIdentity, handshake_error, peer_identity, server_name};
 use super::{TestClock, agent, authority, id};
 use crate::model::{SpiffeId, TrustDomain};
 
@@ -83,7 +81,6 @@ pub(crate) fn workload(
     trust.replace(crate::identity::certificates_from_pem(bundle).unwrap());
     let settings = TlsSettings {
         trust_domain: TrustDomain("cluster.local".into()),
-        alpn: vec![ALPN_HBONE.to_vec()],
         trust,
         clock: clock.shared(),
     };
@@ -120,7 +117,6 @@ impl Mesh {
         Self {
             settings: TlsSettings {
                 trust_domain: TrustDomain("cluster.local".into()),
-                alpn: vec![ALPN_HBONE.to_vec()],
                 trust,
                 clock: clock.shared(),
             },
@@ -260,7 +256,7 @@ fn workloads_meet_with_post_quantum_key_exchange() {
     let client = ended.server.unwrap();
     assert_eq!(client.id, id("web"));
     assert_eq!(client.not_after, web.not_after());
-    assert_eq!(ended.alpn.as_deref(), Some(ALPN_HBONE));
+    assert_eq!(ended.alpn.as_deref(), Some(&b"h2"[..]));
     assert_eq!(ended.group, Some(rustls::NamedGroup::X25519MLKEM768));
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use super::{ALPN_HBONE, Authority, CaAddress, Clock, Config, Identities, start};
+use super::{Authority, CaAddress, Clock, Config, Identities, start};
 use crate::model::{NodeName, SpiffeId, TrustDomain};
 
 /// A clock that goes with tokio's, paused or not, and steps when told to.
@@ -61,7 +61,6 @@ pub(crate) fn config(ca: CaAddress, clock: Arc<dyn Clock>) -> Config {
         ca_root: None,
         cluster_id: "Kubernetes".to_owned(),
         ttl: Duration::from_hours(24),
-        alpn: vec![ALPN_HBONE.to_vec()],
         clock,
     }
 }

@@ -1,6 +1,6 @@
 //! Bytes both ways between an application's socket and the far side.
 //!
-//! In: a connected pair and the permit for it. Out: why it ended. A FIN of one side is a
+//! In: both sides, connected, and the permit. Out: why it ended. A FIN of one side is a
 //! FIN to the other, a RST a RST, each after the bytes that came before it. A side that
 //! does not read stops the other: nothing is buffered beyond one read and what the
 //! kernel holds. An idle connection holds no buffer and no timer.
@@ -72,32 +72,29 @@ pub(super) trait Far: Sized + Send {
     fn reset(self);
 }
 
-/// A connected pair.
+/// The side of a connection that is an application's socket.
 #[derive(Debug)]
-pub(super) struct Pair<'a, F> {
-    /// An application's socket.
-    pub(super) near: TcpStream,
-    /// Whose.
-    pub(super) near_is: Near,
+pub(super) struct NearSide<'a> {
+    pub(super) stream: TcpStream,
+    /// Whose it is.
+    pub(super) is: Near,
     /// The namespace of it.
     pub(super) network: &'a dyn PodNetwork,
-    /// The other side.
-    pub(super) far: F,
 }
 
 /// Relays until the end, closes both sides as they ended, and says why.
 pub(super) async fn relay<F: Far>(
-    pair: Pair<'_, F>,
+    near: NearSide<'_>,
+    mut far: F,
     permit: Permit,
     record: &mut Record,
     config: &Config,
 ) -> Outcome {
-    let Pair {
-        mut near,
-        near_is,
+    let NearSide {
+        stream: mut near,
+        is: near_is,
         network,
-        mut far,
-    } = pair;
+    } = near;
     record.connected(near_is);
     let ended = {
         let mut revoked = pin!(permit.revoked());
@@ -284,7 +281,7 @@ impl Limits {
 
 /// The kernel knows that the peer is gone, though nobody reads or writes: a RST, or
 /// probes without an answer.
-pub(super) fn is_gone(stream: &TcpStream) -> bool {
+fn is_gone(stream: &TcpStream) -> bool {
     let error: io::Result<Option<io::Error>> = SockRef::from(stream).take_error();
     !matches!(error, Ok(None))
 }

@@ -18,11 +18,6 @@ async fn pair(client: &TestPod, server: &TestPod) -> (TcpStream, TcpStream) {
     (stream, accepted)
 }
 
-/// A world for each protocol between nodes.
-fn worlds() -> [World; 2] {
-    [World::new(), World::lean()]
-}
-
 /// A client on node 0 with a server on the same and on the other node.
 fn both_ways(world: &mut World) -> (TestPod, [TestPod; 2]) {
     let client = world.pod("client", 0);
@@ -32,44 +27,42 @@ fn both_ways(world: &mut World) -> (TestPod, [TestPod; 2]) {
 
 #[tokio::test]
 async fn a_fin_of_the_client_leaves_the_answer_alone() {
-    for mut world in worlds() {
-        let (client, servers) = both_ways(&mut world);
-        for server in &servers {
-            let (mut near, mut far) = pair(&client, server).await;
-            near.write_all(b"request").await.unwrap();
-            near.shutdown().await.unwrap();
-            let mut text = String::new();
-            let _count = soon(far.read_to_string(&mut text)).await.unwrap();
-            assert_eq!(text, "request");
-            far.write_all(b"answer").await.unwrap();
-            drop(far);
-            text.clear();
-            let _count = soon(near.read_to_string(&mut text)).await.unwrap();
-            assert_eq!(text, "answer");
-            check_flow(&world.flow(0).await, Verdict::Forwarded, "closed");
-        }
+    let mut world = World::new();
+    let (client, servers) = both_ways(&mut world);
+    for server in &servers {
+        let (mut near, mut far) = pair(&client, server).await;
+        near.write_all(b"request").await.unwrap();
+        near.shutdown().await.unwrap();
+        let mut text = String::new();
+        let _count = soon(far.read_to_string(&mut text)).await.unwrap();
+        assert_eq!(text, "request");
+        far.write_all(b"answer").await.unwrap();
+        drop(far);
+        text.clear();
+        let _count = soon(near.read_to_string(&mut text)).await.unwrap();
+        assert_eq!(text, "answer");
+        check_flow(&world.flow(0).await, Verdict::Forwarded, "closed");
     }
 }
 
 #[tokio::test]
 async fn a_fin_of_the_server_leaves_the_request_alone() {
-    for mut world in worlds() {
-        let (client, servers) = both_ways(&mut world);
-        for server in &servers {
-            let (mut near, mut far) = pair(&client, server).await;
-            far.write_all(b"banner").await.unwrap();
-            far.shutdown().await.unwrap();
-            let mut text = String::new();
-            let _count = soon(near.read_to_string(&mut text)).await.unwrap();
-            assert_eq!(text, "banner");
-            near.write_all(b"request").await.unwrap();
-            drop(near);
-            text.clear();
-            let _count = soon(far.read_to_string(&mut text)).await.unwrap();
-            assert_eq!(text, "request");
-            drop(far);
-            check_flow(&world.flow(0).await, Verdict::Forwarded, "closed");
-        }
+    let mut world = World::new();
+    let (client, servers) = both_ways(&mut world);
+    for server in &servers {
+        let (mut near, mut far) = pair(&client, server).await;
+        far.write_all(b"banner").await.unwrap();
+        far.shutdown().await.unwrap();
+        let mut text = String::new();
+        let _count = soon(near.read_to_string(&mut text)).await.unwrap();
+        assert_eq!(text, "banner");
+        near.write_all(b"request").await.unwrap();
+        drop(near);
+        text.clear();
+        let _count = soon(far.read_to_string(&mut text)).await.unwrap();
+        assert_eq!(text, "request");
+        drop(far);
+        check_flow(&world.flow(0).await, Verdict::Forwarded, "closed");
     }
 }
 
@@ -83,69 +76,66 @@ async fn exchange(near: &mut TcpStream, far: &mut TcpStream) {
 
 #[tokio::test]
 async fn a_reset_is_a_reset_on_the_other_side() {
-    for mut world in worlds() {
-        let (client, servers) = both_ways(&mut world);
-        for server in &servers {
-            let (mut near, mut far) = pair(&client, server).await;
-            exchange(&mut near, &mut far).await;
-            reset(near);
-            expect_reset(&mut far).await;
-            check_flow(&world.flow(0).await, Verdict::Forwarded, "client_reset");
-            let (mut near, mut far) = pair(&client, server).await;
-            exchange(&mut near, &mut far).await;
-            reset(far);
-            expect_reset(&mut near).await;
-            check_flow(&world.flow(0).await, Verdict::Forwarded, "server_reset");
-        }
+    let mut world = World::new();
+    let (client, servers) = both_ways(&mut world);
+    for server in &servers {
+        let (mut near, mut far) = pair(&client, server).await;
+        exchange(&mut near, &mut far).await;
+        reset(near);
+        expect_reset(&mut far).await;
+        check_flow(&world.flow(0).await, Verdict::Forwarded, "client_reset");
+        let (mut near, mut far) = pair(&client, server).await;
+        exchange(&mut near, &mut far).await;
+        reset(far);
+        expect_reset(&mut near).await;
+        check_flow(&world.flow(0).await, Verdict::Forwarded, "server_reset");
     }
 }
 
 #[tokio::test]
 async fn a_reset_comes_after_the_bytes_before_it() {
-    for mut world in worlds() {
-        let (client, servers) = both_ways(&mut world);
-        for server in &servers {
-            let (mut near, mut far) = pair(&client, server).await;
-            client.network.look_at_queues.store(true, Relaxed);
-            server.network.look_at_queues.store(true, Relaxed);
-            // The server answers and closes with a request unread: a RST after the answer.
-            near.write_all(b"unread").await.unwrap();
-            soon(far.readable()).await.unwrap();
-            far.write_all(&vec![7; 300_000]).await.unwrap();
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-            drop(far);
-            let mut received = Vec::new();
-            let mut chunk = vec![0; 65536];
-            let end = loop {
-                match soon(near.read(&mut chunk)).await {
-                    Ok(0) => break None,
-                    Ok(count) => received.extend_from_slice(&chunk[..count]),
-                    Err(error) => break Some(error.kind()),
-                }
-            };
-            assert_eq!(received.len(), 300_000);
-            assert_eq!(end, Some(std::io::ErrorKind::ConnectionReset));
-        }
+    let mut world = World::new();
+    let (client, servers) = both_ways(&mut world);
+    for server in &servers {
+        let (mut near, mut far) = pair(&client, server).await;
+        client.network.look_at_queues.store(true, Relaxed);
+        server.network.look_at_queues.store(true, Relaxed);
+        // The server answers and closes with a request unread: a RST after the answer.
+        near.write_all(b"unread").await.unwrap();
+        soon(far.readable()).await.unwrap();
+        far.write_all(&vec![7; 300_000]).await.unwrap();
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        drop(far);
+        let mut received = Vec::new();
+        let mut chunk = vec![0; 65536];
+        let end = loop {
+            match soon(near.read(&mut chunk)).await {
+                Ok(0) => break None,
+                Ok(count) => received.extend_from_slice(&chunk[..count]),
+                Err(error) => break Some(error.kind()),
+            }
+        };
+        assert_eq!(received.len(), 300_000);
+        assert_eq!(end, Some(std::io::ErrorKind::ConnectionReset));
     }
 }
 
 #[tokio::test]
 async fn an_answer_arrives_though_the_server_refuses_the_rest() {
-    for mut world in worlds() {
-        let (client, servers) = both_ways(&mut world);
-        for server in &servers {
-            let (mut near, mut far) = pair(&client, server).await;
-            far.write_all(b"too large").await.unwrap();
-            far.shutdown().await.unwrap();
-            drop(far);
-            // The client goes on to send to one who has gone.
-            let _refused = soon(near.write_all(&vec![0; 16 << 20])).await;
-            let mut text = Vec::new();
-            let _end = soon(near.read_to_end(&mut text)).await;
-            assert_eq!(text, b"too large");
-            drop(near);
-            let _flow = world.flow(0).await;
-        }
+    let mut world = World::new();
+    let (client, servers) = both_ways(&mut world);
+    for server in &servers {
+        let (mut near, mut far) = pair(&client, server).await;
+        far.write_all(b"too large").await.unwrap();
+        far.shutdown().await.unwrap();
+        drop(far);
+        // The client goes on to send to one who has gone.
+        let _refused = soon(near.write_all(&vec![0; 16 << 20])).await;
+        let mut text = Vec::new();
+        let _end = soon(near.read_to_end(&mut text)).await;
+        assert_eq!(text, b"too large");
+        drop(near);
+        let _flow = world.flow(0).await;
     }
 }
 
@@ -190,55 +180,52 @@ async fn receive(mut from: impl AsyncReadExt + Unpin) -> (usize, [u8; 32]) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_mebibytes_each_way_at_once() {
     const TOTAL: usize = 100 << 20;
-    for mut world in worlds() {
-        let (client, servers) = both_ways(&mut world);
-        for server in &servers {
-            let (near, far) = pair(&client, server).await;
-            let (near_read, near_write) = near.into_split();
-            let (far_read, far_write) = far.into_split();
-            let sending = tokio::spawn(send(near_write, TOTAL, 1));
-            let answering = tokio::spawn(send(far_write, TOTAL, 2));
-            let heard = tokio::spawn(receive(far_read));
-            let answered = tokio::spawn(receive(near_read));
-            assert_eq!(heard.await.unwrap(), (TOTAL, sending.await.unwrap()));
-            assert_eq!(answered.await.unwrap(), (TOTAL, answering.await.unwrap()));
-            let flow = world.flow(0).await;
-            check_flow(&flow, Verdict::Forwarded, "closed");
-            let total = TOTAL as u64;
-            assert_eq!((flow.bytes_sent, flow.bytes_received), (total, total));
-        }
+    let mut world = World::new();
+    let (client, servers) = both_ways(&mut world);
+    for server in &servers {
+        let (near, far) = pair(&client, server).await;
+        let (near_read, near_write) = near.into_split();
+        let (far_read, far_write) = far.into_split();
+        let sending = tokio::spawn(send(near_write, TOTAL, 1));
+        let answering = tokio::spawn(send(far_write, TOTAL, 2));
+        let heard = tokio::spawn(receive(far_read));
+        let answered = tokio::spawn(receive(near_read));
+        assert_eq!(heard.await.unwrap(), (TOTAL, sending.await.unwrap()));
+        assert_eq!(answered.await.unwrap(), (TOTAL, answering.await.unwrap()));
+        let flow = world.flow(0).await;
+        check_flow(&flow, Verdict::Forwarded, "closed");
+        let total = TOTAL as u64;
+        assert_eq!((flow.bytes_sent, flow.bytes_received), (total, total));
     }
 }
 
 #[tokio::test]
 async fn a_reader_that_does_not_read_stops_the_writer_and_nobody_else() {
-    for mut world in worlds() {
-        let (client, servers) = both_ways(&mut world);
-        for server in &servers {
-            let (mut near, far) = pair(&client, server).await;
-            // What fits into the buffers on the way is bounded.
-            let mut stuffed = 0;
-            let chunk = vec![0; 1 << 20];
-            while let Ok(written) =
-                tokio::time::timeout(std::time::Duration::from_millis(500), near.write(&chunk))
-                    .await
-            {
-                stuffed += written.unwrap();
-                assert!(stuffed < 64 << 20, "no back-pressure");
-            }
-            let (mut other, mut other_far) = pair(&client, server).await;
-            other.write_all(b"through").await.unwrap();
-            let mut text = [0; 7];
-            let _count = soon(other_far.read_exact(&mut text)).await.unwrap();
-            assert_eq!(&text, b"through");
-            drop((near, far));
+    let mut world = World::new();
+    let (client, servers) = both_ways(&mut world);
+    for server in &servers {
+        let (mut near, far) = pair(&client, server).await;
+        // What fits into the buffers on the way is bounded.
+        let mut stuffed = 0;
+        let chunk = vec![0; 1 << 20];
+        while let Ok(written) =
+            tokio::time::timeout(std::time::Duration::from_millis(500), near.write(&chunk)).await
+        {
+            stuffed += written.unwrap();
+            assert!(stuffed < 64 << 20, "no back-pressure");
         }
+        let (mut other, mut other_far) = pair(&client, server).await;
+        other.write_all(b"through").await.unwrap();
+        let mut text = [0; 7];
+        let _count = soon(other_far.read_exact(&mut text)).await.unwrap();
+        assert_eq!(&text, b"through");
+        drop((near, far));
     }
 }
 
 #[tokio::test]
-async fn a_connection_that_is_not_used_again_loses_no_byte() {
-    let mut world = World::lean_with(|config| config.tunnel.idle_per_destination = 0);
+async fn an_end_behind_full_buffers_loses_no_byte() {
+    let mut world = World::new();
     let (client, server) = (world.pod("client", 0), world.pod("server", 1));
     let (mut near, mut far) = pair(&client, &server).await;
     far.shutdown().await.unwrap();
@@ -266,17 +253,16 @@ async fn a_connection_that_is_not_used_again_loses_no_byte() {
 
 #[tokio::test]
 async fn a_server_that_speaks_first_is_heard_at_once() {
-    for mut world in worlds() {
-        let (client, servers) = both_ways(&mut world);
-        for server in &servers {
-            let (mut near, mut far) = pair(&client, server).await;
-            far.write_all(b"220 ready").await.unwrap();
-            let mut banner = [0; 9];
-            let _count = soon(near.read_exact(&mut banner)).await.unwrap();
-            assert_eq!(&banner, b"220 ready");
-            drop(far);
-            expect_fin(&mut near).await;
-        }
+    let mut world = World::new();
+    let (client, servers) = both_ways(&mut world);
+    for server in &servers {
+        let (mut near, mut far) = pair(&client, server).await;
+        far.write_all(b"220 ready").await.unwrap();
+        let mut banner = [0; 9];
+        let _count = soon(near.read_exact(&mut banner)).await.unwrap();
+        assert_eq!(&banner, b"220 ready");
+        drop(far);
+        expect_fin(&mut near).await;
     }
 }
 
@@ -308,15 +294,14 @@ async fn half_open_and_idle_connections_end_in_time() {
 
 #[tokio::test]
 async fn small_messages_both_ways() {
-    for mut world in worlds() {
-        let (client, servers) = both_ways(&mut world);
-        for server in &servers {
-            let (listener, address) = server.listen();
-            super::echo(listener);
-            let mut stream = client.dial(address).await;
-            for size in 1..200 {
-                round_trip(&mut stream, &vec![1; size * 97]).await;
-            }
+    let mut world = World::new();
+    let (client, servers) = both_ways(&mut world);
+    for server in &servers {
+        let (listener, address) = server.listen();
+        super::echo(listener);
+        let mut stream = client.dial(address).await;
+        for size in 1..200 {
+            round_trip(&mut stream, &vec![1; size * 97]).await;
         }
     }
 }

@@ -51,21 +51,6 @@ impl Noise {
     }
 }
 
-/// An OPEN for `to` by a client with the same address, whole.
-fn open(to: SocketAddr) -> Vec<u8> {
-    let std::net::IpAddr::V4(ip) = to.ip() else {
-        unreachable!("the world is IPv4");
-    };
-    let mut bytes = vec![1, 0, 0, 16 + 7 + 7];
-    bytes.extend_from_slice(&[7; 16]);
-    for _ in 0..2 {
-        bytes.push(4);
-        bytes.extend_from_slice(&ip.octets());
-        bytes.extend_from_slice(&to.port().to_be_bytes());
-    }
-    bytes
-}
-
 /// A CONNECT of HTTP/2: preface, SETTINGS, HEADERS with literal fields.
 fn connect(to: SocketAddr) -> Vec<u8> {
     let mut headers = Vec::new();
@@ -105,36 +90,27 @@ async fn say(mut stream: impl AsyncRead + AsyncWrite + Unpin, bytes: Vec<u8>) {
 
 #[tokio::test]
 async fn noise_harms_nobody() {
-    let impatient = |config: &mut crate::proxy::Config| {
+    let mut world = World::with(|config| {
         config.tunnel.handshake_timeout = Duration::from_millis(500);
-    };
-    for (lean, mut world) in [
-        (false, World::with(impatient)),
-        (true, World::lean_with(impatient)),
-    ] {
-        let (client, server) = (world.pod("client", 0), world.pod("server", 1));
-        let (listener, address) = server.listen();
-        echo(listener);
-        let mut noise = Noise::new(1);
-        let proxy = world.nodes[1].proxy.clone();
-        let idle = proxy.stats().tasks;
-        for _ in 0..40 {
-            let tunnel = SocketAddr::new(server.ip, 15008);
-            let raw = TcpStream::connect(tunnel).await.unwrap();
-            let any = noise.bytes(400);
-            say(raw, any).await;
-            // From a peer that has proven who it is.
-            let proven = tls(&world, &client, &server).await;
-            let mut bytes = if lean {
-                open(address)
-            } else {
-                connect(address)
-            };
-            noise.spoil(&mut bytes);
-            say(proven, bytes).await;
-        }
-        until("all of it is over", || proxy.stats().tasks <= idle).await;
-        let mut stream = client.dial(address).await;
-        round_trip(&mut stream, b"hello").await;
+    });
+    let (client, server) = (world.pod("client", 0), world.pod("server", 1));
+    let (listener, address) = server.listen();
+    echo(listener);
+    let mut noise = Noise::new(1);
+    let proxy = world.nodes[1].proxy.clone();
+    let idle = proxy.stats().tasks;
+    for _ in 0..40 {
+        let tunnel = SocketAddr::new(server.ip, 15008);
+        let raw = TcpStream::connect(tunnel).await.unwrap();
+        let any = noise.bytes(400);
+        say(raw, any).await;
+        // From a peer that has proven who it is.
+        let proven = tls(&world, &client, &server).await;
+        let mut bytes = connect(address);
+        noise.spoil(&mut bytes);
+        say(proven, bytes).await;
     }
+    until("all of it is over", || proxy.stats().tasks <= idle).await;
+    let mut stream = client.dial(address).await;
+    round_trip(&mut stream, b"hello").await;
 }

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::flow::{FlowEvent, FlowMetrics, FlowReceiver, queue};
-use crate::identity::{self, ALPN_HBONE, ALPN_LEAN, CaAddress, Identities, SystemClock};
+use crate::identity::{self, CaAddress, Identities, SystemClock};
 use crate::model::{ClientAddr, NamespacedName, NodeName, OrigDst, SpiffeId, TrustDomain};
 use crate::policy::Table;
 use crate::proxy::{
@@ -157,11 +157,10 @@ impl World {
         Self::with(|_config| {})
     }
 
-    /// One of each: with HBONE, with the leaner protocol, and with threads of their own for
-    /// connections, as agents have them.
-    pub(super) fn each() -> [Self; 3] {
-        let threads = Self::with(|config| config.workers = 2);
-        [Self::new(), Self::lean(), threads]
+    /// One that carries connections where it was made, and one with threads of their own
+    /// for them, as agents have them.
+    pub(super) fn each() -> [Self; 2] {
+        [Self::new(), Self::with(|config| config.workers = 2)]
     }
 
     /// Two nodes whose configuration `adjust` has changed.
@@ -171,19 +170,6 @@ impl World {
 
     /// Certificates live for `ttl` of real time.
     pub(super) fn with_ttl(ttl: Duration, adjust: impl Fn(&mut Config)) -> Self {
-        Self::speaking(&[ALPN_HBONE], ttl, adjust)
-    }
-
-    /// Two nodes that offer both protocols to each other.
-    pub(super) fn lean() -> Self {
-        Self::lean_with(|_config| {})
-    }
-
-    pub(super) fn lean_with(adjust: impl Fn(&mut Config)) -> Self {
-        Self::speaking(&[ALPN_LEAN, ALPN_HBONE], Duration::from_hours(24), adjust)
-    }
-
-    fn speaking(alpn: &[&[u8]], ttl: Duration, adjust: impl Fn(&mut Config)) -> Self {
         let dir = TempDir::new().unwrap();
         let config = identity::Config {
             trust_domain: TrustDomain("cluster.local".into()),
@@ -193,7 +179,6 @@ impl World {
             ca_root: None,
             cluster_id: "Kubernetes".to_owned(),
             ttl,
-            alpn: alpn.iter().map(|name| name.to_vec()).collect(),
             clock: Arc::new(SystemClock),
         };
         let (identities, manager) = identity::start(config).unwrap();

@@ -14,10 +14,9 @@ use super::error::TunnelError;
 use super::hop::{EndHop, Hop};
 use super::io::TunnelIo;
 use super::keepalive;
-use super::lean::LeanStream;
 use super::link::{Link, State};
 use super::pool::Pool;
-use crate::identity::{ALPN_LEAN, PeerIdentity, peer_identity, server_name};
+use crate::identity::{PeerIdentity, peer_identity, server_name};
 use crate::proxy::config::{Config, TunnelConfig};
 use crate::proxy::dial;
 use crate::proxy::network::PodNetwork;
@@ -31,11 +30,14 @@ pub(super) struct Dial {
     pub(super) tls: Arc<ClientConfig>,
 }
 
-/// A connection that is set up, by what the two have agreed on.
+/// A connection that is set up.
 #[derive(Debug)]
-pub(super) enum Speaks {
-    Hbone(SendRequest<Bytes>, Box<Http2>, EndHop, PeerIdentity),
-    Lean(LeanStream),
+struct Ready {
+    sender: SendRequest<Bytes>,
+    /// Boxed, so that the future which waits for it stays small.
+    connection: Box<Http2>,
+    end: EndHop,
+    peer: PeerIdentity,
 }
 
 type Http2 = Connection<TlsStream<TunnelIo>, Bytes>;
@@ -48,16 +50,8 @@ pub(super) async fn drive(
     publish: &watch::Sender<State>,
 ) {
     let config = pool.config();
-    let (sender, connection, end) = match Box::pin(connect(&dial, config)).await {
-        Ok(Speaks::Hbone(sender, connection, end, peer)) => {
-            link.believe_until(peer.not_after);
-            (sender, connection, end)
-        }
-        Ok(Speaks::Lean(stream)) => {
-            pool.turn_lean(link, stream);
-            let _connecting = publish.send_replace(State::Lean);
-            return;
-        }
+    let ready = match Box::pin(connect(&dial, config)).await {
+        Ok(ready) => ready,
         Err(error) => {
             tracing::debug!(to = %dial.to, %error, "no tunnel");
             // Nobody is to find it once it is known to have failed.
@@ -66,9 +60,16 @@ pub(super) async fn drive(
             return;
         }
     };
+    let Ready {
+        sender,
+        connection,
+        end,
+        peer,
+    } = ready;
+    link.believe_until(peer.not_after);
     link.lower_limit(sender.current_max_send_streams());
     let _connecting = publish.send_replace(State::Ready(sender, Arc::clone(&end.0)));
-    serve(pool, link, publish, *connection).await;
+    serve(pool, link, publish, connection).await;
     drop(end);
     pool.drop_link(link);
     let _ready = publish.send_replace(State::Closed);
@@ -79,7 +80,7 @@ async fn serve(
     pool: &Pool,
     link: &Arc<Link>,
     publish: &watch::Sender<State>,
-    mut connection: Http2,
+    mut connection: Box<Http2>,
 ) {
     let config = &pool.config().tunnel;
     let pings = connection.ping_pong();
@@ -115,8 +116,8 @@ async fn serve(
     }
 }
 
-/// TCP, TLS, and HTTP/2 where that is spoken.
-pub(super) async fn connect(dial: &Dial, config: &Config) -> Result<Speaks, TunnelError> {
+/// TCP, TLS and HTTP/2.
+async fn connect(dial: &Dial, config: &Config) -> Result<Ready, TunnelError> {
     let stream = dial::network(&*dial.network, dial.source_ip, dial.to, config).await;
     let stream = stream.map_err(TunnelError::Connect)?;
     let secure = async {
@@ -126,16 +127,18 @@ pub(super) async fn connect(dial: &Dial, config: &Config) -> Result<Speaks, Tunn
             .connect(server_name(), TunnelIo::new(stream))
             .await;
         let stream = stream.map_err(|error| TunnelError::Tls(Arc::new(error)))?;
-        if stream.get_ref().1.alpn_protocol() == Some(ALPN_LEAN) {
-            return Ok(Speaks::Lean(LeanStream::new(stream.into())));
-        }
         // The handshake has verified it.
         let peer = peer_identity(stream.get_ref().1).ok_or(TunnelError::Closed)?;
         let end = EndHop(Arc::new(hop));
         dial::give_up_after(stream.get_ref().0.stream(), config.tunnel.ping_interval);
         let handshake = builder(&config.tunnel).handshake::<_, Bytes>(stream);
         let (sender, connection) = handshake.await?;
-        Ok(Speaks::Hbone(sender, Box::new(connection), end, peer))
+        Ok(Ready {
+            sender,
+            connection: Box::new(connection),
+            end,
+            peer,
+        })
     };
     let secured = tokio::time::timeout(config.tunnel.handshake_timeout, secure).await;
     secured.map_err(|_elapsed| TunnelError::TimedOut)?

@@ -36,9 +36,6 @@ pub(in crate::proxy) enum TunnelError {
     /// An answer that is not one of HBONE's.
     #[error("unexpected answer {0}")]
     Status(StatusCode),
-    /// The other node speaks another protocol than it did.
-    #[error("the destination's node changed its protocol")]
-    OtherProtocol,
     /// The connection ended while it was being taken from the pool.
     #[error("the connection to the destination's node ended")]
     Closed,
@@ -55,7 +52,7 @@ impl TunnelError {
     /// was closing or dead.
     pub(super) fn is_of_connection(&self) -> bool {
         match self {
-            Self::Closed | Self::OtherProtocol => true,
+            Self::Closed => true,
             Self::Http2(error) => {
                 error.is_go_away()
                     || error.is_io()
@@ -83,7 +80,6 @@ impl TunnelError {
             | Self::TimedOut
             | Self::Denied(_)
             | Self::Status(_)
-            | Self::OtherProtocol
             | Self::Closed => format!("tunnel_failed: {self}").into(),
         }
     }
@@ -100,7 +96,6 @@ impl From<TunnelError> for Outcome {
             | TunnelError::TimedOut
             | TunnelError::Unavailable(_)
             | TunnelError::Status(_)
-            | TunnelError::OtherProtocol
             | TunnelError::Closed => Self::Tunnel(Arc::new(error)),
         }
     }

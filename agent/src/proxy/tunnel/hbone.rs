@@ -42,7 +42,7 @@ pub(in crate::proxy) struct Connect {
 
 /// What the server reads of a request.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::proxy::tunnel) struct Asked {
+pub(super) struct Asked {
     /// `:authority`.
     pub(super) to: SocketAddr,
     /// The client's port, where it is credible.

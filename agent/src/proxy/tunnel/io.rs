@@ -1,7 +1,6 @@
 //! The TCP connection under TLS.
 
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -53,12 +52,6 @@ impl TunnelIo {
             self.bulk = false;
         }
         read
-    }
-}
-
-impl AsFd for TunnelIo {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.stream.as_fd()
     }
 }
 

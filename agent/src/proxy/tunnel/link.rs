@@ -40,8 +40,6 @@ pub(super) struct Link {
 pub(super) enum State {
     Connecting,
     Ready(SendRequest<Bytes>, Arc<Hop>),
-    /// The peer speaks the leaner protocol: ask again.
-    Lean,
     Failed(TunnelError),
     Closed,
 }

@@ -6,8 +6,7 @@
 //!              many streams on it
 //! ```
 //! [`hbone`] is what any two implementations say: HTTP/2 CONNECT as Istio's ambient mesh
-//! speaks it. [`lean`] is what two Fairlead agents say instead, where TLS's negotiation
-//! finds that both can.
+//! speaks it.
 
 mod client;
 mod error;
@@ -15,7 +14,6 @@ mod hbone;
 mod hop;
 mod io;
 mod keepalive;
-mod lean;
 mod link;
 mod pool;
 mod server;
@@ -23,6 +21,6 @@ mod stream;
 
 pub(super) use self::error::TunnelError;
 pub(super) use self::hbone::{Connect, baggage};
-pub(super) use self::pool::{Opened, Pool, Pooled, Target};
+pub(super) use self::pool::{Pool, Target};
 pub(super) use self::server::{Arrivals, serve};
 pub(super) use self::stream::HboneStream;

@@ -183,7 +183,6 @@ impl Cluster {
             ca_root: Some(self.dir.path().join("root-cert.pem")),
             cluster_id: "Kubernetes".to_owned(),
             ttl: Duration::from_hours(24),
-            alpn: vec![identity::ALPN_HBONE.to_vec()],
             clock: Arc::new(SystemClock),
         };
         let (identities, manager) = identity::start(config)?;

@@ -17,7 +17,7 @@ use crate::proxy::config::TunnelConfig;
 use crate::proxy::dial;
 use crate::proxy::outcome::{ConnectError, Outcome};
 use crate::proxy::record::Near;
-use crate::proxy::relay::{Pair, relay};
+use crate::proxy::relay::{NearSide, relay};
 use crate::proxy::tunnel::hbone;
 use crate::proxy::tunnel::hop::{EndHop, Hop};
 use crate::proxy::tunnel::io::TunnelIo;
@@ -116,13 +116,12 @@ impl Tunnel {
                     Ok(send) => {
                         let buffer = self.shared.config.tunnel.send_buffer;
                         let far = HboneStream::new((send, request.into_body()), buffer, hop, None);
-                        let pair = Pair {
-                            near,
-                            near_is: Near::Server,
+                        let near = NearSide {
+                            stream: near,
+                            is: Near::Server,
                             network: &*self.pod.network,
-                            far,
                         };
-                        relay(pair, permit, &mut record, &self.shared.config).await
+                        relay(near, far, permit, &mut record, &self.shared.config).await
                     }
                     Err(_reset) => {
                         dial::reset(near);
@@ -144,7 +143,7 @@ impl Tunnel {
 }
 
 /// What the peer is answered.
-pub(super) fn status(outcome: &Outcome) -> StatusCode {
+fn status(outcome: &Outcome) -> StatusCode {
     match outcome {
         Outcome::BadRequest(_) | Outcome::WrongAddress | Outcome::ReservedPort => {
             StatusCode::BAD_REQUEST

@@ -1,16 +1,14 @@
 //! The answering end of a tunnel.
 //!
 //! ```text
-//! accept ─► TLS ─┬─► HTTP/2 ──► CONNECT ─┬─► is it ours? ─► who asks? ─► policy ─► application
-//!                └─► fairlead/1 ─► OPEN ─┘    400            403          401        503
-//!           └── one deadline ──┘
+//! accept ─► TLS ─► HTTP/2 ─► CONNECT ─► is it ours? ─► who asks? ─► policy ─► application
+//!           └ one deadline ┘            400            403          401        503
 //! ```
 //! Invariant: before a peer has proven who it is, it costs a bounded number of bytes for
 //! a bounded time, and one of a bounded number of places.
 
 mod arrivals;
 mod hbone;
-mod lean;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,9 +25,8 @@ pub(in crate::proxy) use self::arrivals::Arrivals;
 use super::hbone::Asked;
 use super::hop::{EndHop, Hop};
 use super::io::TunnelIo;
-use super::lean::LeanStream;
 use crate::flow::{Direction, TlsState};
-use crate::identity::{ALPN_LEAN, PeerIdentity, handshake_error, peer_identity};
+use crate::identity::{PeerIdentity, handshake_error, peer_identity};
 use crate::model::canonical;
 use crate::policy::Table;
 use crate::proxy::dial;
@@ -52,14 +49,10 @@ struct Peer {
 
 /// A tunnel that is set up.
 struct Secured {
-    speaks: Speaks,
+    /// Boxed, so that a task is no larger than its beginning.
+    http2: Box<Connection<TlsStream<TunnelIo>, Bytes>>,
+    end: EndHop,
     proven: PeerIdentity,
-}
-
-/// What the two have agreed on.
-enum Speaks {
-    Hbone(Box<Connection<TlsStream<TunnelIo>, Bytes>>, EndHop),
-    Lean(LeanStream),
 }
 
 /// Serves one tunnel to `pod`, to its end.
@@ -95,18 +88,14 @@ pub(in crate::proxy) async fn serve(
     let late = Outcome::Handshake("not done in time".into());
     let secured = secured.await.unwrap_or(Err(late));
     match secured {
-        Ok((Secured { speaks, proven }, place)) => {
+        Ok((secured, place)) => {
             let peer = Arc::new(Peer {
                 address,
-                proven,
+                proven: secured.proven,
                 reported: AtomicBool::new(false),
             });
             let tunnel = Tunnel { shared, pod, peer };
-            match speaks {
-                // Boxed, so that neither makes the other's task larger.
-                Speaks::Hbone(http2, end) => Box::pin(hbone::run(tunnel, http2, end, place)).await,
-                Speaks::Lean(stream) => Box::pin(lean::run(tunnel, stream, place)).await,
-            }
+            Box::pin(hbone::run(tunnel, secured.http2, secured.end, place)).await;
         }
         Err(outcome) => refuse(&shared, &pod, address, outcome),
     }
@@ -124,7 +113,7 @@ fn refuse(shared: &Shared, pod: &LocalPod, address: SocketAddr, outcome: Outcome
     record.end(outcome);
 }
 
-/// TLS, and HTTP/2 where that is spoken.
+/// TLS and HTTP/2.
 async fn secure(shared: &Shared, pod: &LocalPod, stream: TcpStream) -> Result<Secured, Outcome> {
     let config = &shared.config.tunnel;
     let credentials = shared.identities.credentials(&pod.pod.identity).await;
@@ -136,19 +125,15 @@ async fn secure(shared: &Shared, pod: &LocalPod, stream: TcpStream) -> Result<Se
     let (_io, common) = tls.get_ref();
     let proven = peer_identity(common);
     let proven = proven.ok_or_else(|| Outcome::Handshake("no identity".into()))?;
-    let speaks = if common.alpn_protocol() == Some(ALPN_LEAN) {
-        Speaks::Lean(LeanStream::new(tls.into()))
-    } else {
-        let end = EndHop(Arc::new(hop));
-        dial::give_up_after(tls.get_ref().0.stream(), config.ping_interval);
-        let http2 = hbone::builder(config).handshake(tls).await;
-        Speaks::Hbone(Box::new(http2.map_err(failed)?), end)
-    };
-    Ok(Secured { speaks, proven })
-}
-
-fn failed(error: impl std::fmt::Display) -> Outcome {
-    Outcome::Handshake(error.to_string().into())
+    let end = EndHop(Arc::new(hop));
+    dial::give_up_after(tls.get_ref().0.stream(), config.ping_interval);
+    let http2 = hbone::builder(config).handshake(tls).await;
+    let http2 = http2.map_err(|error| Outcome::Handshake(error.to_string().into()))?;
+    Ok(Secured {
+        http2: Box::new(http2),
+        end,
+        proven,
+    })
 }
 
 /// What the requests of one tunnel need.
