@@ -4,14 +4,15 @@
 //! there: the plugin is appended to whatever list is the first. Where that is a single
 //! plugin's configuration, a list of it and ours is written beside it, under a name that
 //! comes just before. Other installers write there too, at any time: a file is replaced by
-//! exchanging it, so that what was displaced can be looked at, and a change that came
-//! between is not lost.
+//! exchanging it, so that what was displaced can be looked at, and put back where it is a
+//! change that came between.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde_json::{Value, json};
@@ -27,8 +28,10 @@ use super::{DECISIONS, PLUGIN};
 const DERIVED: &str = "-fairlead.conflist";
 /// What is ours in the directory of configurations. Runtimes read no directories.
 const OWN_DIRECTORY: &str = "fairlead.d";
-/// Others that write at the same time, in a row.
-const RACES: usize = 8;
+/// Times in a row that others may write while a file is being changed.
+pub(super) const RACES: u32 = 8;
+/// The wait after the first of them is two of these, after each further one twice as long.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// Why the plugin is not in place.
 #[derive(Debug, thiserror::Error)]
@@ -251,33 +254,25 @@ fn derived_from(single: &Path) -> PathBuf {
     single.with_file_name(format!("{stem}{DERIVED}"))
 }
 
-/// Changes a file as `change` says, without losing what others write meanwhile.
-fn edit(
+/// Changes a file as `change` says, without losing what others put in its place meanwhile:
+/// where they did, theirs is in force again, and the change is made anew.
+pub(super) fn edit(
     path: &Path,
     change: impl Fn(&[u8]) -> Result<Option<Vec<u8>>, ConfigurationError>,
 ) -> Result<bool, InstallError> {
-    let mut base = fs::read(path).map_err(failed("read", path))?;
-    let mut expected = base.clone();
-    let mut aside: Option<Displaced> = None;
-    for _ in 0..RACES {
-        let new = match change(&base) {
-            Ok(Some(new)) => new,
-            other => {
-                // What came between is right as it is, or only half written yet: back with it.
-                let changed = aside.is_some();
-                if let Some(aside) = aside {
-                    aside.put_back(path).map_err(failed("restore", path))?;
-                }
-                return other.map(|_| changed).map_err(wrong(path));
-            }
+    for race in 0..RACES {
+        if race > 0 {
+            std::thread::sleep(PAUSE * (1 << race));
+        }
+        let base = fs::read(path).map_err(failed("read", path))?;
+        let Some(new) = change(&base).map_err(wrong(path))? else {
+            return Ok(false);
         };
-        let displaced = Displaced::by(&new, path).map_err(failed("replace", path))?;
-        if displaced.text == expected {
+        let displaced = Displaced::by(new, path).map_err(failed("replace", path))?;
+        if displaced.text == base {
             return Ok(true);
         }
-        base.clone_from(&displaced.text);
-        aside = Some(displaced);
-        expected = new;
+        displaced.put_back(path).map_err(failed("restore", path))?;
     }
     Err(InstallError::Busy {
         path: path.to_owned(),
@@ -285,31 +280,51 @@ fn edit(
 }
 
 /// The file that was in another's place before; removed when dropped.
-struct Displaced {
+pub(super) struct Displaced {
     text: Vec<u8>,
     file: NamedTempFile,
+    /// What is in its place.
+    by: Vec<u8>,
 }
 
 impl Displaced {
     /// Puts `text` in the place of the file at `path`.
-    fn by(text: &[u8], path: &Path) -> io::Result<Self> {
+    pub(super) fn by(text: Vec<u8>, path: &Path) -> io::Result<Self> {
         let mut fresh = temporary(path.parent().unwrap_or(Path::new("/")))?;
-        fresh.write_all(text)?;
+        fresh.write_all(&text)?;
         let mode = fs::metadata(path)?.permissions().mode() & 0o777;
         fresh
             .as_file()
             .set_permissions(Permissions::from_mode(mode))?;
         fresh.as_file().sync_all()?;
-        renameat_with(CWD, fresh.path(), CWD, path, RenameFlags::EXCHANGE)?;
         Ok(Self {
-            text: fs::read(fresh.path())?,
+            text: exchange(fresh.path(), path)?,
             file: fresh,
+            by: text,
         })
     }
 
-    fn put_back(self, path: &Path) -> io::Result<()> {
-        self.file.persist(path).map(drop).map_err(|it| it.error)
+    /// Puts the file back, or what others have put in its place since. Theirs is never
+    /// displaced for good: only what was there before it is.
+    pub(super) fn put_back(mut self, path: &Path) -> io::Result<()> {
+        loop {
+            let found = match exchange(self.file.path(), path) {
+                // The latest that others did was to remove it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                found => found?,
+            };
+            if found == self.by {
+                return Ok(());
+            }
+            self.by = std::mem::replace(&mut self.text, found);
+        }
     }
+}
+
+/// Gives each of two files the other's name. Returns what is in the first then.
+fn exchange(one: &Path, other: &Path) -> io::Result<Vec<u8>> {
+    renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)?;
+    fs::read(one)
 }
 
 /// Replaces a file, whole or not at all.

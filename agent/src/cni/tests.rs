@@ -1,3 +1,4 @@
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -12,7 +13,7 @@ use tempfile::TempDir;
 
 use super::conflist::{ConfigurationError, listed, with_plugin, without_plugin};
 use super::decisions::{Decision, Decisions};
-use super::install::{InstallError, Installer, uninstall};
+use super::install::{Displaced, InstallError, Installer, RACES, edit, uninstall};
 use super::protocol::{Command, PodRef, Reply};
 use super::server::{Call, Server};
 use super::spec::{Invocation, Verb, code};
@@ -651,25 +652,79 @@ fn decisions_outlive_the_agent_and_go_with_the_plugin() {
     assert!(!path.exists());
 }
 
+/// A list that is told from others by its number.
+fn numbered(number: u32) -> String {
+    let mut list = list();
+    list["number"] = number.into();
+    list.to_string()
+}
+
+/// As other installers do it.
+fn replace(path: &Path, text: &str) {
+    let fresh = path.with_extension("tmp");
+    fs::write(&fresh, text).unwrap();
+    fs::rename(&fresh, path).unwrap();
+}
+
+#[test]
+fn what_others_write_between_two_steps_is_in_force() {
+    let node = NodeFiles::new();
+    let path = node.conf("10-net.conflist");
+    let entry = json!({"type": PLUGIN});
+    for times in [0, 1, 2, RACES - 1, RACES] {
+        fs::write(&path, numbered(0)).unwrap();
+        let written = Cell::new(0);
+        let edited = edit(&path, |text| {
+            if written.get() < times {
+                written.set(written.get() + 1);
+                replace(&path, &numbered(written.get()));
+            }
+            with_plugin(text, &entry)
+        });
+        assert_eq!(value(&fs::read(&path).unwrap())["number"], times);
+        let in_time = times < RACES;
+        assert_eq!(edited.is_ok(), in_time, "{edited:?}");
+        let types = node.types("10-net.conflist");
+        assert_eq!(types.contains(&PLUGIN.to_owned()), in_time, "{types:?}");
+        assert!(matches!(edited, Ok(true) | Err(InstallError::Busy { .. })));
+    }
+    let left = fs::read_dir(node.conf("")).unwrap().count();
+    assert_eq!(left, 1, "no temporary file");
+}
+
+#[test]
+fn what_others_write_before_a_file_is_put_back_is_in_force() {
+    let node = NodeFiles::new();
+    let path = node.conf("10-net.conflist");
+    let displaced = || {
+        fs::write(&path, "first").unwrap();
+        Displaced::by(b"ours".to_vec(), &path).unwrap()
+    };
+    let untouched = displaced();
+    untouched.put_back(&path).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"first");
+    let replaced = displaced();
+    replace(&path, "second");
+    replaced.put_back(&path).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"second");
+    let removed = displaced();
+    fs::remove_file(&path).unwrap();
+    removed.put_back(&path).unwrap();
+    assert!(!path.exists());
+}
+
 /// Another installer writes its list again and again, ours puts the plugin into it: the
 /// last that the other wrote is what remains, with the plugin.
 #[test]
 fn nothing_that_others_write_at_the_same_time_is_lost() {
     let node = NodeFiles::new();
     let path = node.conf("10-net.conflist");
-    let numbered = |number: u32| {
-        let mut list = list();
-        list["number"] = number.into();
-        list.to_string()
-    };
     fs::write(&path, numbered(0)).unwrap();
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
             for number in 1..=300 {
-                let fresh = node.conf("other.tmp");
-                fs::write(&fresh, numbered(number)).unwrap();
-                fs::rename(&fresh, &path).unwrap();
+                replace(&path, &numbered(number));
                 std::thread::yield_now();
             }
             over.store(true, Ordering::Release);
