@@ -17,6 +17,7 @@ use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
+use super::authority::{AuthorityFigures, AuthorityMetrics};
 use super::health::Health;
 use super::seats::{Seats, Source};
 use super::view::View;
@@ -65,16 +66,19 @@ impl HttpServer {
         }
     }
 
-    /// Serves the health of a process that has no view; it is ready where there is no
-    /// reason why it is not.
-    pub fn of_probes(
+    /// Serves the health and the metrics of a certificate authority, which has no view; it
+    /// is ready where there is no reason why it is not.
+    pub fn of_authority(
         listener: TcpListener,
         not_ready: impl Fn() -> Vec<String> + Send + Sync + 'static,
+        figures: impl Fn() -> AuthorityFigures + Send + Sync + 'static,
     ) -> Self {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(AuthorityMetrics::of(figures)));
         Self {
             listener,
             state: Arc::new(State {
-                registry: Registry::default(),
+                registry,
                 not_ready: Box::new(not_ready),
             }),
         }

@@ -5,6 +5,7 @@
 //! Out: answers as JSON texts whose types are here too, so that both ends of the
 //! socket read the same definition. Nothing here changes the agent.
 
+mod authority;
 mod client;
 #[expect(
     clippy::pedantic,
@@ -30,6 +31,7 @@ mod status;
 pub(crate) mod tests;
 mod view;
 
+pub use authority::AuthorityFigures;
 pub use client::{Client, ClientError, FlowLine, FlowLines, bridge};
 pub use http::HttpServer;
 pub use objects::{

@@ -2,16 +2,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use jiff::Timestamp;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
 
 use super::{
-    AdminServer, CertificateRow, Client, ClientError, FlowLine, FlowStatus, HttpServer,
-    KernelStatus, Kind, Object, PodState, PodStatus, ProxyStatus, Severity, SocketError,
-    SocketListener, SourceStatus, Status, StatusProblem, View,
+    AdminServer, AuthorityFigures, CertificateRow, Client, ClientError, FlowLine, FlowStatus,
+    HttpServer, KernelStatus, Kind, Object, PodState, PodStatus, ProxyStatus, Severity,
+    SocketError, SocketListener, SourceStatus, Status, StatusProblem, View,
 };
 use crate::flow::{Filter, FlowEvent, FlowHub, FlowMetrics, FlowSender, Verdict, queue};
 use crate::model::{NamespacedName, SpiffeId, TrustDomain};
@@ -315,6 +315,34 @@ async fn metrics_and_health_over_http() {
     let ready = request(address, "/readyz").await;
     assert!(ready.starts_with("HTTP/1.1 503") && ready.ends_with("no certificate yet\n"));
     assert!(request(address, "/").await.starts_with("HTTP/1.1 404"));
+}
+
+#[tokio::test]
+async fn an_authority_tells_what_it_did() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let ends = UNIX_EPOCH + Duration::from_secs(1_767_398_400);
+    let figures = move || AuthorityFigures {
+        issued: 3,
+        refused: vec![("unauthenticated", 2), ("internal", 0)],
+        authority_ends: Some(ends),
+        leader: Some(true),
+    };
+    let server = HttpServer::of_authority(listener, Vec::new, figures);
+    let mut tasks = JoinSet::new();
+    drop(tasks.spawn(server.run()));
+    let metrics = request(address, "/metrics").await;
+    for line in [
+        "fairlead_ca_certificates_issued_total 3\n",
+        "fairlead_ca_requests_refused_total{reason=\"unauthenticated\"} 2\n",
+        "fairlead_ca_requests_refused_total{reason=\"internal\"} 0\n",
+        "fairlead_ca_root_expiry_timestamp_seconds 1767398400\n",
+        "fairlead_ca_leader 1\n",
+    ] {
+        assert!(metrics.contains(line), "{line} is not in {metrics}");
+    }
+    let ready = request(address, "/readyz").await;
+    assert!(ready.starts_with("HTTP/1.1 200"));
 }
 
 /// Opens connections from an address of the machine that is not the one it dials.

@@ -12,7 +12,7 @@ use super::ca_args::{BundleArg, CaArgs, RootArg};
 use super::config::{self, trust_domain};
 use super::tasks::{StopSignals, Tasks};
 use super::{limits, logging};
-use crate::admin::HttpServer;
+use crate::admin::{AuthorityFigures, HttpServer};
 use crate::cluster::kube::{BundleStore, Client, Leader, LeaseConfig, SecretStore, TokenReviews};
 use crate::model::NamespacedName;
 use crate::{ca, cluster, identity};
@@ -77,8 +77,7 @@ async fn authority(args: CaArgs) -> anyhow::Result<()> {
     );
     let server = ca::Server::bind(config).await?;
     if let Some(listener) = probes {
-        let readiness = server.readiness();
-        let http = HttpServer::of_probes(listener, move || readiness.reasons());
+        let http = health(listener, server.health(), leader.clone());
         tasks.keep("http", http.run());
     }
     tasks.start("ca", async { Ok(server.run().await?) });
@@ -92,6 +91,25 @@ async fn authority(args: CaArgs) -> anyhow::Result<()> {
         tracing::warn!("the Lease was not given back: another replica leads only when it is over");
     }
     Ok(())
+}
+
+/// Probes and metrics over HTTP.
+fn health(listener: TcpListener, health: ca::Health, leader: Option<Leader>) -> HttpServer {
+    let of_metrics = health.clone();
+    let figures = move || {
+        let ca::Figures {
+            issued,
+            refused,
+            authority_ends,
+        } = of_metrics.figures();
+        AuthorityFigures {
+            issued,
+            refused: refused.to_vec(),
+            authority_ends,
+            leader: leader.as_ref().map(Leader::is_leader),
+        }
+    };
+    HttpServer::of_authority(listener, move || health.reasons(), figures)
 }
 
 /// What signs. In a Secret it is kept by one of the replicas.

@@ -11,6 +11,7 @@
 mod authorize;
 mod callers;
 mod connections;
+mod figures;
 mod limit;
 mod root;
 mod service;
@@ -45,6 +46,7 @@ use tls::ServerCertificates;
 use tokens::TokenDir;
 
 pub use crate::identity::Authority;
+pub use figures::Figures;
 pub use root::SecretRoot;
 
 /// The files of tokens and authority are looked at so often.
@@ -156,11 +158,16 @@ enum Followed {
     Secret(Box<Keeper>),
 }
 
-/// Tells whether a service can issue certificates.
+/// Tells how a service is: whether it can issue certificates, and what it did.
 #[derive(Clone, Debug)]
-pub struct Readiness(Arc<Shared>);
+pub struct Health(Arc<Shared>);
 
-impl Readiness {
+impl Health {
+    /// For metrics.
+    pub fn figures(&self) -> Figures {
+        self.0.figures()
+    }
+
     /// Why no certificate could be issued now; empty where one could.
     pub fn reasons(&self) -> Vec<String> {
         self.0.not_ready()
@@ -209,9 +216,9 @@ impl Server {
         self.address
     }
 
-    /// For probes.
-    pub fn readiness(&self) -> Readiness {
-        Readiness(Arc::clone(&self.shared))
+    /// For probes and metrics.
+    pub fn health(&self) -> Health {
+        Health(Arc::clone(&self.shared))
     }
 
     /// Serves until it is dropped.

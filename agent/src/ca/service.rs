@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status};
 use super::authorize::may_have;
 use super::callers::{Callers, Refusal};
 use super::connections::Caller;
+use super::figures::{Counts, Figures};
 use super::limit::{Limits, Sparse};
 use super::tls::{ServerCertificates, TlsError};
 use super::tokens::Tokens;
@@ -44,6 +45,7 @@ pub(super) struct Shared {
     callers: Callers,
     limits: Limits,
     strangers: Sparse,
+    counts: Counts,
 }
 
 impl Shared {
@@ -55,7 +57,15 @@ impl Shared {
             callers,
             limits: Limits::default(),
             strangers: Sparse::default(),
+            counts: Counts::default(),
         }
+    }
+
+    /// What was done so far, and what with.
+    pub(super) fn figures(&self) -> Figures {
+        let authority = self.authority.load();
+        let ends = authority.as_ref().map(|authority| authority.not_after());
+        self.counts.figures(ends)
     }
 
     pub(super) fn replace_authority(&self, authority: &Arc<Authority>) {
@@ -236,9 +246,14 @@ impl IstioCertificateService for Service {
     ) -> Result<Response<IstioCertificateResponse>, Status> {
         let caller = request.extensions().get::<Caller>().map(|caller| caller.0);
         let node = self.0.authenticate(&request, caller).await;
-        let node = node.map_err(|refusal| self.0.turn_away(caller, refusal))?;
+        let node = node.map_err(|refusal| {
+            let status = self.0.turn_away(caller, refusal);
+            self.0.counts.refused(status.code());
+            status
+        })?;
         match self.0.answer(&node, request.get_ref()) {
             Ok((identity, issued)) => {
+                self.0.counts.issued();
                 let not_after = jiff::Timestamp::try_from(issued.not_after).ok();
                 tracing::info!(
                     %node,
@@ -252,6 +267,7 @@ impl IstioCertificateService for Service {
                 Ok(Response::new(IstioCertificateResponse { cert_chain }))
             }
             Err(status) => {
+                self.0.counts.refused(status.code());
                 let reason = status.message();
                 tracing::warn!(%node, ?caller, code = ?status.code(), reason, "refused");
                 Err(status)

@@ -199,6 +199,13 @@ async fn a_node_gets_certificates_of_its_own_pods() {
         .make(&service)
         .await
         .unwrap();
+    let figures = service.0.figures();
+    assert_eq!(figures.issued, 2);
+    assert!(
+        figures
+            .authority_ends
+            .is_some_and(|ends| ends > leaf.not_after)
+    );
 }
 
 #[tokio::test]
@@ -273,6 +280,7 @@ async fn a_caller_without_a_valid_token_learns_nothing() {
         ..Call::new(TOKEN_A, &id("web"))
     };
     basic.fails(&service, Code::Unauthenticated, "unauthenticated");
+    assert_eq!(service.0.figures().refused[0], ("unauthenticated", 7));
 }
 
 #[tokio::test]
@@ -302,6 +310,10 @@ async fn calls_that_are_not_in_order_are_refused() {
 
     snapshots.send_replace(Snapshot::default());
     web().fails(&service, Code::Unavailable, "has not read the state");
+    let refused = service.0.figures().refused;
+    let told = [("permission_denied", 1), ("invalid_argument", 3)];
+    assert_eq!(refused[1..3], told);
+    assert_eq!(refused[4], ("unavailable", 1));
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use super::{cluster, settings};
 use crate::ca::callers::{Callers, Reviews};
 use crate::ca::root::{Keeper, SecretRoot};
 use crate::ca::service::Shared;
-use crate::ca::{Authority, Readiness};
+use crate::ca::{Authority, Health};
 use crate::cluster::kube::fake::FakeApi;
 use crate::cluster::kube::{BundleStore, Leader, LeaseConfig, SecretStore, TokenReviews, elect};
 use crate::identity::Clock as _;
@@ -73,7 +73,7 @@ impl Replica {
     }
 
     fn not_ready(&self) -> Vec<String> {
-        Readiness(Arc::clone(&self.shared)).reasons()
+        Health(Arc::clone(&self.shared)).reasons()
     }
 
     fn kill(self) {
