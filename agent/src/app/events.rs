@@ -82,5 +82,6 @@ fn flow(event: &PodEvent, node: &NodeName, table: &Table, count: u64) -> Option<
         duration_ms: 0,
         connection_id: format!("kernel-{count}"),
         kernel: None,
+        http: None,
     })
 }

@@ -1,6 +1,6 @@
-//! The record of one connection, as `fairlead flows -o json` prints it.
+//! The record of one connection or request, as `fairlead flows -o json` prints it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -173,7 +173,33 @@ pub struct KernelStats {
     pub retransmits: u32,
 }
 
-/// One connection, recorded when it has ended.
+/// A request and its answer, without what may be secret: no query, no header, no body.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpFlow {
+    /// As the client sent it.
+    pub method: Arc<str>,
+    /// As the client sent it, up to the query, and not more than 512 bytes of it.
+    pub path: Arc<str>,
+    /// The host that the client asked, without its port.
+    pub host: Arc<str>,
+    /// Of the answer that the client got; 0 where it got none.
+    pub status: u16,
+    /// Of a gRPC answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grpc_status: Option<u16>,
+    /// How often it was sent again.
+    #[serde(default)]
+    pub retries: u32,
+    /// The rule that matched: its name, or that of its route with its index.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<Arc<str>>,
+    /// The endpoint that gave the answer, or was asked last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<SocketAddr>,
+}
+
+/// One connection, or one request where it has [`FlowEvent::http`], recorded when it has
+/// ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FlowEvent {
     /// When it ended.
@@ -201,16 +227,20 @@ pub struct FlowEvent {
     /// Dry-run and AUDIT policies that matched.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub audit: Vec<Arc<str>>,
-    /// Application bytes from client to server.
+    /// Application bytes from client to server; of a request those of its body.
     pub bytes_sent: u64,
-    /// Application bytes from server to client.
+    /// Application bytes from server to client; of a request those of the answer's body.
     pub bytes_received: u64,
-    /// From accept to end.
+    /// From accept to end; of a request from its head to the end of the answer.
     pub duration_ms: u64,
     /// Unique on this node since the agent's start; the same on both nodes of one
-    /// connection where the peer is a Fairlead agent.
+    /// connection where the peer is a Fairlead agent. Requests have that of the
+    /// connection that they came on.
     pub connection_id: String,
     /// From `TCP_INFO` of the agent's socket on the network hop.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kernel: Option<KernelStats>,
+    /// The request; absent where this is the record of a connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpFlow>,
 }

@@ -8,8 +8,9 @@ use tokio::sync::broadcast;
 
 use super::event::FlowEvent;
 use super::filter::Filter;
+use super::recent::RequestRing;
 use super::ring::Ring;
-use super::sender::FlowReceiver;
+use super::sender::{FlowReceiver, Recorded};
 
 /// How many records a follower may be behind before it loses some.
 const FOLLOWER_LAG: usize = 4096;
@@ -28,15 +29,26 @@ pub struct FlowHub {
 /// Reads what the hub has. A clone reads the same.
 #[derive(Clone, Debug)]
 pub struct Flows {
-    ring: Arc<Mutex<Ring>>,
+    kept: Arc<Mutex<Kept>>,
     feed: broadcast::Sender<Arc<FlowEvent>>,
 }
 
+/// The last records.
+#[derive(Debug)]
+struct Kept {
+    connections: Ring,
+    requests: RequestRing,
+}
+
 impl FlowHub {
-    /// A hub that keeps the last `keep` records, and the handle that reads them.
+    /// A hub that keeps the last `keep` records of connections and as many of requests, and
+    /// the handle that reads them.
     pub fn new(receiver: FlowReceiver, keep: usize) -> (Self, Flows) {
         let flows = Flows {
-            ring: Arc::new(Mutex::new(Ring::new(keep))),
+            kept: Arc::new(Mutex::new(Kept {
+                connections: Ring::new(keep),
+                requests: RequestRing::new(keep),
+            })),
             feed: broadcast::channel(FOLLOWER_LAG).0,
         };
         let hub = Self {
@@ -48,10 +60,10 @@ impl FlowHub {
 
     /// Runs until every sender is gone and the queue is empty.
     pub async fn run(mut self) {
-        while let Some(event) = self.receiver.recv().await {
-            self.flows.push(event);
-            while let Some(event) = self.receiver.try_recv() {
-                self.flows.push(event);
+        while let Some(recorded) = self.receiver.take().await {
+            self.flows.push(recorded);
+            while let Some(recorded) = self.receiver.try_take() {
+                self.flows.push(recorded);
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -59,43 +71,65 @@ impl FlowHub {
 }
 
 impl Flows {
-    fn ring(&self) -> MutexGuard<'_, Ring> {
-        // The ring is valid after each of its statements, so a poisoned one is too.
-        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        // What is kept is valid after each statement, so a poisoned one is too.
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push(&self, event: FlowEvent) {
-        let event = Arc::new(event);
-        let mut ring = self.ring();
-        ring.push(Arc::clone(&event));
+    fn push(&self, recorded: Recorded) {
+        let mut kept = self.kept();
         // Sent under the lock: a follower that starts now sees each record once.
-        // No follower at all is no error.
-        let _followers = self.feed.send(event).unwrap_or(0);
+        match recorded {
+            Recorded::Connection(event) => {
+                let event = Arc::from(event);
+                kept.connections.push(Arc::clone(&event));
+                // No follower at all is no error.
+                let _followers = self.feed.send(event).unwrap_or(0);
+            }
+            Recorded::Request(request) => {
+                if self.feed.receiver_count() > 0 {
+                    let event = Arc::new(request.event());
+                    let _followers = self.feed.send(event).unwrap_or(0);
+                }
+                kept.requests.push(request);
+            }
+        }
     }
 
     /// The records that match, oldest first, and at most [`Filter::last`] of them.
     pub fn recent(&self, filter: &Filter, now: Timestamp) -> Vec<Arc<FlowEvent>> {
-        let ring = self.ring();
-        select(&ring, filter, now)
+        self.kept().select(filter, now)
     }
 
     /// [`Flows::recent`], and everything after it without a gap.
     pub fn follow(&self, filter: Filter, now: Timestamp) -> (Vec<Arc<FlowEvent>>, Follower) {
-        let ring = self.ring();
+        let kept = self.kept();
         let feed = self.feed.subscribe();
-        (select(&ring, &filter, now), Follower { feed, filter })
+        (kept.select(&filter, now), Follower { feed, filter })
     }
 }
 
-fn select(ring: &Ring, filter: &Filter, now: Timestamp) -> Vec<Arc<FlowEvent>> {
-    let mut found: Vec<_> = ring
-        .newest_first()
-        .filter(|event| filter.matches(event) && filter.is_recent(event.time, now))
-        .take(filter.last.unwrap_or(usize::MAX))
-        .map(Arc::clone)
-        .collect();
-    found.reverse();
-    found
+impl Kept {
+    fn select(&self, filter: &Filter, now: Timestamp) -> Vec<Arc<FlowEvent>> {
+        let last = filter.last.unwrap_or(usize::MAX);
+        let wanted = |event: &Arc<FlowEvent>| filter.matches(event);
+        let connections = self.connections.newest_first();
+        let connections = connections.filter(|it| filter.is_recent(it.time, now));
+        let mut found: Vec<_> = connections
+            .map(Arc::clone)
+            .filter(wanted)
+            .take(last)
+            .collect();
+        for pod in self.requests.newest_first() {
+            let requests = pod.filter(|it| filter.is_recent(it.time, now));
+            let requests = requests.map(|it| Arc::new(it.event()));
+            found.extend(requests.filter(wanted).take(last));
+        }
+        found.reverse();
+        found.sort_by_key(|event| event.time);
+        let surplus = found.len().saturating_sub(last);
+        found.split_off(surplus)
+    }
 }
 
 /// A live feed of the records that match.

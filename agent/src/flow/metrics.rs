@@ -11,6 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::event::{Destination, Direction, FlowEvent, FlowProtocol, Source, TlsState};
+use super::requests::RequestMetrics;
 use crate::model::SpiffeId;
 
 /// What is known of a connection when it opens. Borrowed: nothing is allocated where
@@ -43,11 +44,11 @@ impl<'a> OpenLabels<'a> {
 }
 
 /// A label set that no connection had for so many sweeps is dropped.
-const IDLE_SWEEPS: u32 = 60;
+pub(super) const IDLE_SWEEPS: u32 = 60;
 /// From one sweep to the next: so a label set lasts for an hour after its last use.
 const SWEEP: Duration = Duration::from_mins(1);
 
-/// The metrics of all connections. A clone counts into the same series.
+/// The metrics of all connections and requests. A clone counts into the same series.
 ///
 /// Workloads, identities and Services come and go. A label set goes once no connection
 /// with it was open for an hour: what is scraped, and the memory for it, is bounded by
@@ -60,6 +61,7 @@ pub struct FlowMetrics {
     sent: Family<Labels, Counter>,
     received: Family<Labels, Counter>,
     pub(super) open: Gauge,
+    pub(super) requests: RequestMetrics,
 }
 
 impl FlowMetrics {
@@ -93,6 +95,7 @@ impl FlowMetrics {
             "Connections that this agent carries now",
             self.open.clone(),
         );
+        registry.register_collector(Box::new(self.requests.clone()));
     }
 
     /// The counters of one label set, which stays as long as somebody holds them.
@@ -128,6 +131,7 @@ impl FlowMetrics {
 
     /// One look at all label sets.
     pub(super) fn sweep(&self) {
+        self.requests.sweep();
         self.used().retain(|labels, used| {
             used.idle = if Arc::strong_count(&used.series) > 1 {
                 0
@@ -177,7 +181,7 @@ impl Series {
 /// A label set. Workloads, not pods, so that it stays small; what is not known is
 /// `unknown`, as in Istio.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Labels {
+pub(super) struct Labels {
     reporter: &'static str,
     source_workload: Option<Arc<str>>,
     source_namespace: Option<Arc<str>>,

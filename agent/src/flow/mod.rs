@@ -1,4 +1,4 @@
-//! What happened: one record for each connection, once.
+//! What happened: one record for each connection and each request, once.
 //!
 //! In: [`FlowEvent`]s of the proxy and of the kernel's ring buffer. Out: the
 //! last events for the CLI, a live feed, metrics. Recording never waits: what
@@ -7,24 +7,33 @@
 //!
 //! ```text
 //! FlowSender::opened ─► OpenFlow ─ close(event) ─┐            ┌─► ring of the last N
-//! FlowSender::record(event)  (never opened) ─────┴─► FlowHub ─┴─► followers
+//! FlowSender::record(event)  (never opened) ─────┼─► FlowHub ─┴─► followers
+//! FlowSender::requests ─► RequestFlow::record ───┘
 //!        └─► metrics
 //! ```
+//! A request is kept as what differs from the one before it on its connection; the
+//! [`FlowEvent`] is made for those who ask.
 
 mod event;
 mod filter;
 mod hub;
 mod metrics;
 mod open;
+mod recent;
+mod request;
+mod requests;
 mod ring;
 mod sender;
 #[cfg(test)]
 pub(crate) mod tests;
+mod text;
 
 pub use event::{
-    Destination, Direction, FlowEvent, FlowProtocol, KernelStats, Source, TlsState, Verdict,
+    Destination, Direction, FlowEvent, FlowProtocol, HttpFlow, KernelStats, Source, TlsState,
+    Verdict,
 };
 pub use filter::{Filter, PodFilter};
 pub use hub::{FlowHub, Flows, Follower, Missed};
 pub use metrics::{FlowMetrics, OpenLabels};
+pub use request::{EndedRequest, RequestEnds, RequestFlow};
 pub use sender::{FlowReceiver, FlowSender, OpenFlow, queue};

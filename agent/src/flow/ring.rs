@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::event::{Direction, FlowEvent};
+use super::event::{Destination, Direction, FlowEvent, Source};
 use crate::model::NamespacedName;
 
 /// With a full ring, one pod's records take at most this part of it from the others'.
@@ -33,7 +33,7 @@ impl Ring {
     /// pod where it has its share: so that a pod which is refused a thousand times a
     /// second does not push out what happened to the others.
     pub(super) fn push(&mut self, event: Arc<FlowEvent>) {
-        let pod = pod_of(&event);
+        let pod = pod_of_event(&event);
         if self.events.len() >= self.capacity {
             let share = (self.capacity / SHARE).max(1);
             let own = self.by_pod.get(&pod).filter(|own| own.len() >= share);
@@ -62,7 +62,7 @@ impl Ring {
         let Some(event) = self.events.remove(&number) else {
             return;
         };
-        let pod = pod_of(&event);
+        let pod = pod_of_event(&event);
         if let Some(numbers) = self.by_pod.get_mut(&pod) {
             let _oldest = numbers.pop_front();
             if numbers.is_empty() {
@@ -73,13 +73,21 @@ impl Ring {
 }
 
 /// The pod of this node that a record is of.
-fn pod_of(event: &FlowEvent) -> Option<NamespacedName> {
-    let (namespace, pod) = match event.direction {
-        Direction::Outbound => (&event.source.namespace, &event.source.pod),
-        Direction::Inbound => (&event.destination.namespace, &event.destination.pod),
+pub(super) fn pod_of(
+    direction: Direction,
+    source: &Source,
+    destination: &Destination,
+) -> Option<NamespacedName> {
+    let (namespace, pod) = match direction {
+        Direction::Outbound => (&source.namespace, &source.pod),
+        Direction::Inbound => (&destination.namespace, &destination.pod),
     };
     let (namespace, pod) = (namespace.as_ref()?, pod.as_ref()?);
     Some(NamespacedName::new(Arc::clone(namespace), Arc::clone(pod)))
+}
+
+fn pod_of_event(event: &FlowEvent) -> Option<NamespacedName> {
+    pod_of(event.direction, &event.source, &event.destination)
 }
 
 #[cfg(test)]

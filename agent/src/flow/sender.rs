@@ -8,6 +8,8 @@ use tokio::sync::mpsc;
 use super::event::FlowEvent;
 use super::metrics::{FlowMetrics, OpenLabels, Series};
 use super::open::{Ends, OpenByPod};
+use super::request::{RequestEnds, RequestFlow, RequestRecord};
+use super::requests::RequestSeries;
 use crate::model::NamespacedName;
 
 /// Makes the queue between the data path and the [`super::FlowHub`]; it holds up to
@@ -23,10 +25,27 @@ pub fn queue(capacity: usize, metrics: FlowMetrics) -> (FlowSender, FlowReceiver
     (sender, FlowReceiver(receiver))
 }
 
-/// Takes the records of connections. A clone is cheap and feeds the same queue.
+/// What the queue carries.
+#[derive(Debug)]
+pub(super) enum Recorded {
+    Connection(Box<FlowEvent>),
+    Request(RequestRecord),
+}
+
+impl Recorded {
+    fn into_event(self) -> FlowEvent {
+        match self {
+            Self::Connection(event) => *event,
+            Self::Request(request) => request.event(),
+        }
+    }
+}
+
+/// Takes the records of connections and requests. A clone is cheap and feeds the same
+/// queue.
 #[derive(Clone, Debug)]
 pub struct FlowSender {
-    queue: mpsc::Sender<FlowEvent>,
+    queue: mpsc::Sender<Recorded>,
     dropped: Arc<AtomicU64>,
     open: OpenByPod,
     metrics: FlowMetrics,
@@ -34,17 +53,27 @@ pub struct FlowSender {
 
 /// The other end of [`queue`].
 #[derive(Debug)]
-pub struct FlowReceiver(mpsc::Receiver<FlowEvent>);
+pub struct FlowReceiver(mpsc::Receiver<Recorded>);
 
 impl FlowReceiver {
     /// The next record; `None` once every sender is gone and all was taken.
     /// Cancel safe.
     pub async fn recv(&mut self) -> Option<FlowEvent> {
-        self.0.recv().await
+        self.0.recv().await.map(Recorded::into_event)
     }
 
     /// The next record if one is waiting.
     pub fn try_recv(&mut self) -> Option<FlowEvent> {
+        self.0.try_recv().ok().map(Recorded::into_event)
+    }
+
+    /// [`FlowReceiver::recv`], as it was queued.
+    pub(super) async fn take(&mut self) -> Option<Recorded> {
+        self.0.recv().await
+    }
+
+    /// [`FlowReceiver::try_recv`], as it was queued.
+    pub(super) fn try_take(&mut self) -> Option<Recorded> {
         self.0.try_recv().ok()
     }
 }
@@ -75,6 +104,12 @@ impl FlowSender {
         }
     }
 
+    /// Takes the requests between two ends, from now on. One look-up of the label sets for
+    /// all of them.
+    pub fn requests(&self, ends: RequestEnds) -> RequestFlow {
+        RequestFlow::new(self.clone(), ends)
+    }
+
     /// How many records were dropped because the queue was full.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
@@ -96,7 +131,19 @@ impl FlowSender {
     }
 
     fn enqueue(&self, event: FlowEvent) {
-        if self.queue.try_send(event).is_err() {
+        self.send(Recorded::Connection(Box::new(event)));
+    }
+
+    pub(super) fn enqueue_request(&self, request: RequestRecord) {
+        self.send(Recorded::Request(request));
+    }
+
+    pub(super) fn request_series(&self, labels: &OpenLabels<'_>) -> Arc<RequestSeries> {
+        self.metrics.requests.series(labels)
+    }
+
+    fn send(&self, recorded: Recorded) {
+        if self.queue.try_send(recorded).is_err() {
             let _before = self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }

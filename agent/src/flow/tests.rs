@@ -46,6 +46,7 @@ pub(crate) fn event() -> FlowEvent {
         duration_ms: 1234,
         connection_id: "1".into(),
         kernel: None,
+        http: None,
     }
 }
 
@@ -236,10 +237,43 @@ fn label_sets_go_an_hour_after_their_last_connection() {
     assert!(!scrape(&metrics).contains("source_workload"));
 }
 
-fn scrape(metrics: &FlowMetrics) -> String {
+pub(super) fn scrape(metrics: &FlowMetrics) -> String {
     let mut registry = Registry::default();
     metrics.register(&mut registry);
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
     text
+}
+
+#[tokio::test]
+async fn connections_and_requests_come_in_the_order_of_time() {
+    let (sender, receiver) = queue(16, FlowMetrics::default());
+    let (hub, flows) = FlowHub::new(receiver, 4);
+    let (_, mut follower) = flows.follow(Filter::default(), Timestamp::now());
+    let requests = sender.requests(super::request::tests::ends("web-1"));
+    for number in 0..3 {
+        requests.record(super::EndedRequest {
+            bytes_sent: number,
+            ..super::request::tests::ended(200)
+        });
+        sender.record(FlowEvent {
+            time: Timestamp::now(),
+            bytes_sent: 100 + number,
+            ..event()
+        });
+    }
+    drop((requests, sender));
+    hub.run().await;
+    let sent = |last| -> Vec<u64> {
+        let filter = filter(|f| f.last = last);
+        let found = flows.recent(&filter, Timestamp::now());
+        found.iter().map(|it| it.bytes_sent).collect()
+    };
+    assert_eq!(sent(None), [0, 100, 1, 101, 2, 102]);
+    assert_eq!(sent(Some(3)), [101, 2, 102]);
+    let mut followed = Vec::new();
+    for _ in 0..6 {
+        followed.push(follower.next().await.unwrap().unwrap().bytes_sent);
+    }
+    assert_eq!(followed, [0, 100, 1, 101, 2, 102]);
 }

@@ -80,6 +80,8 @@ pub(super) struct Record {
     pub(super) source: Source,
     /// Who was dialled.
     pub(super) destination: Destination,
+    /// What it carries, as far as that is known; told to the metrics once it is connected.
+    pub(super) protocol: FlowProtocol,
     /// How the bytes cross the network.
     pub(super) tls: TlsState,
     /// The policy that permitted it.
@@ -113,6 +115,7 @@ impl Record {
             direction,
             source: Source::default(),
             destination: Destination::default(),
+            protocol: FlowProtocol::Tcp,
             tls: TlsState::None,
             policy: None,
             audit: Vec::new(),
@@ -192,7 +195,7 @@ impl Record {
             direction: self.direction,
             source: &self.source,
             destination: &self.destination,
-            protocol: FlowProtocol::Tcp,
+            protocol: self.protocol,
             tls: self.tls,
         }));
     }
@@ -236,7 +239,7 @@ impl Drop for Record {
             direction: self.direction,
             source: std::mem::take(&mut self.source),
             destination: std::mem::take(&mut self.destination),
-            protocol: FlowProtocol::Tcp,
+            protocol: self.protocol,
             tls: self.tls,
             verdict: outcome.verdict(self.open.is_some()),
             reason: outcome.close_reason().into_owned(),
@@ -247,6 +250,7 @@ impl Drop for Record {
             duration_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
             connection_id: self.id.to_string(),
             kernel: self.kernel,
+            http: None,
         };
         match self.open.take() {
             Some(open) => open.close(event),
