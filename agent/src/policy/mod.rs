@@ -11,6 +11,7 @@
 mod authorization;
 mod explain;
 mod explanation;
+mod http;
 mod inbound;
 mod matching;
 mod mtls;
@@ -25,6 +26,7 @@ pub use authorization::{Decision, DenyReason, Permission, Request};
 pub use explanation::{
     Candidate, Explanation, MtlsStep, Outcome, PodSummary, PolicyStep, RuleStep, Server, Verdict,
 };
+pub use http::{Backend, BackendTarget, CompiledRule, Filter, Mirror, RequestHead};
 pub use inbound::InboundPolicy;
 pub use route::{Route, UnavailableReason};
 pub use table::Table;

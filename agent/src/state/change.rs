@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::objects::{
     AuthorizationPolicy, EndpointSlice, MeshPolicy, Namespace, Pod, Problem, Service,
 };
+use super::route::{ReferenceGrant, Route};
 use crate::model::NamespacedName;
 
 /// One step of a source.
@@ -42,6 +43,10 @@ pub enum Object {
     Service(Service),
     /// An EndpointSlice.
     EndpointSlice(EndpointSlice),
+    /// A ReferenceGrant.
+    ReferenceGrant(ReferenceGrant),
+    /// A route of any kind.
+    Route(Route),
     /// An AuthorizationPolicy.
     AuthorizationPolicy(AuthorizationPolicy),
     /// A MeshPolicy.
@@ -59,6 +64,8 @@ impl Object {
             Self::Pod(pod) => (ObjectKind::Pod, pod.name.clone()),
             Self::Service(service) => (ObjectKind::Service, service.name.clone()),
             Self::EndpointSlice(slice) => (ObjectKind::EndpointSlice, slice.name.clone()),
+            Self::ReferenceGrant(grant) => (ObjectKind::ReferenceGrant, grant.name.clone()),
+            Self::Route(route) => return route.key(),
             Self::AuthorizationPolicy(policy) => {
                 (ObjectKind::AuthorizationPolicy, policy.name.clone())
             }
@@ -80,6 +87,16 @@ pub enum ObjectKind {
     EndpointSlice,
     /// Selects pods.
     Service,
+    /// Permits routes to name Services.
+    ReferenceGrant,
+    /// Names Services.
+    GrpcRoute,
+    /// Names Services.
+    HttpRoute,
+    /// Names Services.
+    TlsRoute,
+    /// Names Services.
+    TcpRoute,
     /// Selects pods and Services.
     AuthorizationPolicy,
     /// Selects pods and Services.
@@ -95,6 +112,11 @@ impl ObjectKind {
             Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::EndpointSlice => "EndpointSlice",
             Self::Service => "Service",
+            Self::ReferenceGrant => "ReferenceGrant",
+            Self::GrpcRoute => "GRPCRoute",
+            Self::HttpRoute => "HTTPRoute",
+            Self::TlsRoute => "TLSRoute",
+            Self::TcpRoute => "TCPRoute",
             Self::Pod => "Pod",
         }
     }

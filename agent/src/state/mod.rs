@@ -12,7 +12,10 @@ mod endpoints;
 mod exposed;
 mod intern;
 mod objects;
+mod pattern;
 mod problems;
+mod references;
+mod route;
 mod snapshot;
 mod targets;
 mod writer;
@@ -29,6 +32,14 @@ pub use objects::{
     Action, AuthorizationPolicy, Endpoint, EndpointSlice, From, MeshPolicy, MtlsMode, Namespace,
     Pod, PodPhase, PolicyScope, Problem, Rule, Selector, Service, ServicePort, StringMatch,
     TargetPort, To,
+};
+pub use pattern::Pattern;
+pub use references::{Attached, Unattached, Unresolved};
+pub use route::{
+    BackendRef, Cors, GrantFrom, GrantTo, HeaderChange, HeaderMatch, Invalid, MirrorRef, ParentRef,
+    PathChange, PathMatch, QueryMatch, Redirect, Reference, ReferenceGrant, RequestMatch, Rewrite,
+    Route, RouteFilter, RouteKind, RouteRetry, RouteRule, RouteTimeouts, Scheme, SessionCarrier,
+    SessionPersistence, ValueMatch,
 };
 pub use snapshot::Snapshot;
 pub use writer::Writer;

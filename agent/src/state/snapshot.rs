@@ -6,10 +6,12 @@ use std::sync::Arc;
 use imbl::{HashMap, HashSet, OrdMap, OrdSet};
 
 use super::MESH_LABEL;
+use super::change::ObjectKey;
 use super::exposed::Exposed;
 use super::objects::{
     AuthorizationPolicy, Endpoint, MeshPolicy, Namespace, Pod, PodPhase, Problem, Service,
 };
+use super::route::{ReferenceGrant, Route};
 use crate::model::{NamespacedName, NodeName};
 
 /// The cluster at one moment. A clone is O(1).
@@ -45,6 +47,12 @@ pub struct Snapshot {
     pub authorization_policies: OrdMap<NamespacedName, Arc<AuthorizationPolicy>>,
     /// By name.
     pub mesh_policies: OrdMap<NamespacedName, Arc<MeshPolicy>>,
+    /// By kind and name.
+    pub routes: OrdMap<ObjectKey, Arc<Route>>,
+    /// Index: the routes that name a Service, as a parent or as a back end.
+    pub routes_by_service: OrdMap<NamespacedName, Arc<[ObjectKey]>>,
+    /// By name.
+    pub grants: OrdMap<NamespacedName, Arc<ReferenceGrant>>,
     /// What is wrong with which object.
     pub problems: OrdSet<Problem>,
     /// Counts the snapshots, from 1; 0 is the empty one before the first sync.

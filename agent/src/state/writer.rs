@@ -100,6 +100,14 @@ impl Writer {
                 let name = slice.name.clone();
                 self.put_slice(&name, Some(slice));
             }
+            Object::ReferenceGrant(grant) => {
+                let name = grant.name.clone();
+                self.put_grant(&name, Some(grant));
+            }
+            Object::Route(route) => {
+                let key = route.key();
+                self.put_route(&key, Some(route));
+            }
             Object::AuthorizationPolicy(policy) => {
                 let name = policy.name.clone();
                 let scope = policy.scope.clone();
@@ -135,6 +143,11 @@ impl Writer {
             ObjectKind::Pod => self.put_pod(name, None),
             ObjectKind::Service => self.put_service(name, None),
             ObjectKind::EndpointSlice => self.put_slice(name, None),
+            ObjectKind::ReferenceGrant => self.put_grant(name, None),
+            ObjectKind::GrpcRoute
+            | ObjectKind::HttpRoute
+            | ObjectKind::TlsRoute
+            | ObjectKind::TcpRoute => self.put_route(key, None),
             ObjectKind::AuthorizationPolicy => {
                 self.changed |= self.snapshot.authorization_policies.remove(name).is_some();
                 self.check_targets(key.kind, name.clone(), None);
@@ -292,6 +305,7 @@ impl Writer {
         if came_or_went {
             self.check_targets_of_namespace(&name.namespace);
         }
+        self.check_routes_of_service(name);
     }
 
     fn put_slice(&mut self, name: &NamespacedName, new: Option<EndpointSlice>) {

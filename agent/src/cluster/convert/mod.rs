@@ -131,7 +131,13 @@ impl Converter {
             ObjectKind::EndpointSlice => self.read::<lean::EndpointSlice<'_>>(text),
             ObjectKind::Service => self.read::<lean::Service<'_>>(text),
             // What they say beside what is understood matters.
-            ObjectKind::AuthorizationPolicy | ObjectKind::MeshPolicy => None,
+            ObjectKind::AuthorizationPolicy
+            | ObjectKind::MeshPolicy
+            | ObjectKind::ReferenceGrant
+            | ObjectKind::GrpcRoute
+            | ObjectKind::HttpRoute
+            | ObjectKind::TlsRoute
+            | ObjectKind::TcpRoute => None,
         };
         match read {
             Some(received) => Ok(received),

@@ -1,0 +1,75 @@
+//! Regular expressions of routes.
+
+use std::fmt;
+use std::sync::Arc;
+
+use regex::bytes::{Regex, RegexBuilder};
+
+/// The largest program that a pattern may become, in bytes. What `{n,m}` within `{n,m}`
+/// grows to is refused long before it costs anything at run time.
+const PROGRAM: usize = 128 * 1024;
+/// For the states of its automaton that a thread keeps, in bytes.
+const AUTOMATON: usize = 256 * 1024;
+
+/// A regular expression that a whole text must match. Matching takes time that is linear
+/// in the text. Its classes (`\w`, `\d`, `.`) are of ASCII, as RE2's are.
+#[derive(Clone)]
+pub struct Pattern {
+    text: Arc<str>,
+    regex: Regex,
+}
+
+impl Pattern {
+    /// Reads a pattern. The error says what is wrong with it.
+    pub fn new(text: &str) -> Result<Self, String> {
+        let build = |text: &str| {
+            RegexBuilder::new(text)
+                .unicode(false)
+                .size_limit(PROGRAM)
+                .dfa_size_limit(AUTOMATON)
+                .build()
+        };
+        let explain = |error: regex::Error| match error {
+            regex::Error::CompiledTooBig(limit) => {
+                format!("is a regular expression that grows beyond {limit} bytes: repeat less")
+            }
+            error => {
+                let last = error.to_string();
+                let last = last.lines().last().unwrap_or_default();
+                let reason = last.strip_prefix("error: ").unwrap_or(last);
+                format!("is not a regular expression: {reason}")
+            }
+        };
+        // On its own first: a `)` too many must not end the group around it.
+        build(text).map_err(explain)?;
+        let regex = build(&format!(r"\A(?:{text})\z")).map_err(explain)?;
+        Ok(Self {
+            text: text.into(),
+            regex,
+        })
+    }
+
+    /// The pattern as it was written.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// All of the text is what is meant.
+    pub fn matches(&self, text: &[u8]) -> bool {
+        self.regex.is_match(text)
+    }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Pattern {}
+
+impl fmt::Debug for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "/{}/", self.text)
+    }
+}
