@@ -6,7 +6,9 @@
 mod address;
 mod identity;
 mod name;
+mod path;
 
 pub use address::{ClientAddr, OrigDst, canonical};
 pub use identity::{SpiffeId, SpiffeIdError, TrustDomain};
 pub use name::{NamespacedName, NodeName};
+pub use path::{PathError, normal_path, without_parameters};

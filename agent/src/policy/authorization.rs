@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::matching::{Identity, Subject};
+use super::matching::{Doubt, Subject, View};
 use crate::model::SpiffeId;
 use crate::state::{Action, AuthorizationPolicy};
 
@@ -21,6 +21,17 @@ pub struct Request<'a> {
     /// It came over mTLS, or from a network namespace of this node that proves who
     /// the client is.
     pub encrypted: bool,
+}
+
+/// The verdict on a connection before it is known what it carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// The same whatever it carries.
+    Decided(Decision),
+    /// If it carries HTTP, each request is to be asked for
+    /// ([`super::InboundPolicy::authorize_request`]); if not, the connection as a whole
+    /// ([`super::InboundPolicy::authorize`]).
+    PerRequest,
 }
 
 /// The verdict on a request.
@@ -118,11 +129,21 @@ impl Compiled {
     /// The labels of the first rule that matches. An invalid policy matches nothing:
     /// where it is enforced it has denied before.
     fn first_match(&self, subject: &Subject<'_>) -> Option<&RuleLabels> {
-        let identity = Identity::required_by(self.source.action);
+        self.first_match_in(subject, View::of(self.source.action))
+    }
+
+    /// Whether it matches, where all requests to come match what is asked of requests,
+    /// or none does.
+    fn matches_before(&self, subject: &Subject<'_>, requests: Doubt) -> Option<&RuleLabels> {
+        let view = View::before_requests(self.source.action, requests);
+        self.first_match_in(subject, view)
+    }
+
+    fn first_match_in(&self, subject: &Subject<'_>, view: View) -> Option<&RuleLabels> {
         let rules = self.source.rules.iter().zip(&self.labels);
         let mut matching = rules
             .filter(|_| self.source.invalid.is_none())
-            .filter(|(rule, _)| subject.matches(rule, identity));
+            .filter(|(rule, _)| subject.matches(rule, view));
         matching.next().map(|(_, labels)| labels)
     }
 }
@@ -155,14 +176,34 @@ impl Authorization {
         sorted
     }
 
-    pub(super) fn decide(&self, request: &Request<'_>) -> Decision {
-        let subject = Subject::new(request);
-        let allowed = first_match(&self.allow, &subject);
-        let audit = self.audit(&subject, allowed.is_some());
+    /// The verdict does not depend on what the connection carries.
+    pub(super) fn is_settled(&self, subject: &Subject<'_>) -> bool {
+        let any = |policies: &[Arc<Compiled>], requests| {
+            let mut policies = policies.iter();
+            policies.any(|policy| policy.matches_before(subject, requests).is_some())
+        };
+        let same = |policy: &Arc<Compiled>| {
+            let before = |requests| policy.matches_before(subject, requests).is_some();
+            before(Doubt::Fails) == before(Doubt::Matches)
+        };
+        if !self.invalid.is_empty() || any(&self.deny, Doubt::Fails) {
+            return true;
+        }
+        let (allows, denies) = (&self.allow, &self.deny);
+        if !allows.is_empty() && !any(allows, Doubt::Matches) {
+            return true;
+        }
+        let permits = allows.is_empty() || any(allows, Doubt::Fails);
+        permits && !any(denies, Doubt::Matches) && self.watched.iter().all(same)
+    }
+
+    pub(super) fn decide(&self, subject: &Subject<'_>) -> Decision {
+        let allowed = first_match(&self.allow, subject);
+        let audit = self.audit(subject, allowed.is_some());
         let (verdict, policy) = if let Some(policy) = self.invalid.first() {
             let reason = DenyReason::InvalidPolicy;
             (Permission::Denied(reason), Some(Arc::clone(&policy.name)))
-        } else if let Some(rule) = first_match(&self.deny, &subject) {
+        } else if let Some(rule) = first_match(&self.deny, subject) {
             (Permission::Denied(DenyReason::DenyRule), Some(rule))
         } else if self.allow.is_empty() {
             (Permission::Permitted, None)

@@ -8,7 +8,7 @@ use super::authorization::{Compiled, Decision, Permission, Request};
 use super::explanation::{
     Candidate, Explanation, MtlsStep, Outcome, PodSummary, PolicyStep, RuleStep, Server, Verdict,
 };
-use super::matching::{Identity, Subject};
+use super::matching::{Subject, View};
 use super::route::service_port;
 use super::table::Table;
 use super::target::{self, ExplainError, Target};
@@ -222,8 +222,8 @@ impl Table {
     fn step(&self, policy: &Compiled, pod: &Pod, request: &Request<'_>) -> PolicyStep {
         let source = &policy.source;
         let selects = self.selects(&source.name.namespace, &source.scope, pod);
-        let identity = Identity::required_by(source.action);
-        let subject = Subject::new(request);
+        let view = View::of(source.action);
+        let subject = Subject::new(request, None);
         let rules = source.rules.iter().enumerate().filter(|_| selects);
         PolicyStep {
             policy: Arc::clone(&policy.name),
@@ -233,7 +233,7 @@ impl Table {
             scope: scope(&source.scope, &source.name.namespace),
             invalid: source.invalid.clone(),
             rules: rules
-                .map(|(index, rule)| rule_step(index, rule, &subject, identity))
+                .map(|(index, rule)| rule_step(index, rule, &subject, view))
                 .collect(),
         }
     }
@@ -295,29 +295,8 @@ fn scope(scope: &PolicyScope, namespace: &str) -> String {
     }
 }
 
-fn rule_step(index: usize, rule: &Rule, subject: &Subject<'_>, identity: Identity) -> RuleStep {
-    let from = rule
-        .from
-        .iter()
-        .map(|from| subject.source_mismatch(from, identity));
-    let to = rule.to.iter().map(|to| subject.destination_mismatch(to));
-    let clauses = [("from", from.collect::<Vec<_>>()), ("to", to.collect())];
-    let mut matching = Vec::new();
-    let mut failing = Vec::new();
-    for (name, mismatches) in clauses {
-        match mismatches.iter().position(Option::is_none) {
-            Some(position) => matching.push(format!("{name}[{position}]")),
-            None => failing.extend(mismatches.iter().enumerate().filter_map(|(i, mismatch)| {
-                mismatch.map(|mismatch| format!("{name}[{i}].{mismatch}"))
-            })),
-        }
-    }
-    let matches = failing.is_empty();
-    let why = match (matches, matching.is_empty()) {
-        (true, true) => "it has no clauses: it matches everything".to_owned(),
-        (true, false) => matching.join(" and "),
-        (false, _) => failing.join("; "),
-    };
+fn rule_step(index: usize, rule: &Rule, subject: &Subject<'_>, view: View) -> RuleStep {
+    let (matches, why) = subject.explain(rule, view);
     RuleStep {
         index,
         matches,

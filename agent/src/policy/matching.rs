@@ -1,143 +1,445 @@
-//! Whether a rule matches a request, and if not, by which field.
+//! Whether a rule matches a connection or a request, and if not, by which field.
+//!
+//! Where something can be read in two ways, an ALLOW reads it in the one that does not
+//! match, and anything else in the one that does: see [`Doubt`].
 
 use std::fmt;
 use std::net::IpAddr;
 
+use http::HeaderValue;
 use ipnet::IpNet;
 
 use super::authorization::Request;
-use crate::state::{Action, From, Rule, StringMatch, To};
+use super::request::{HttpRequest, bare_host};
+use crate::model::{SpiffeId, without_parameters};
+use crate::state::{Action, Condition, From, PathPattern, Rule, StringMatch, Test, To, Values};
 
-/// What a field about identities says of a request without one.
+/// What a field says of something that isn't there, or that servers read in two ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Identity {
+pub(super) enum Doubt {
     /// Nothing about an identity that isn't there is true: an ALLOW.
-    Required,
+    Fails,
     /// It is none of those that a `not` field lists: a DENY, which must not be
     /// escaped by showing no identity; an AUDIT, which is to see what a DENY would.
-    Optional,
+    Matches,
 }
 
-impl Identity {
-    pub(super) fn required_by(action: Action) -> Self {
-        match action {
-            Action::Allow => Self::Required,
-            Action::Deny | Action::Audit => Self::Optional,
+impl Doubt {
+    /// The other way round, for fields with `not`.
+    fn inverse(self) -> Self {
+        match self {
+            Self::Fails => Self::Matches,
+            Self::Matches => Self::Fails,
+        }
+    }
+}
+
+/// How a policy looks at a subject.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct View {
+    /// Of what is doubtful.
+    doubt: Doubt,
+    /// Of fields about a request, where there is none.
+    no_request: Doubt,
+}
+
+impl View {
+    /// Of a connection that carries no HTTP, or of a request.
+    pub(super) fn of(action: Action) -> Self {
+        let doubt = match action {
+            Action::Allow => Doubt::Fails,
+            Action::Deny | Action::Audit => Doubt::Matches,
+        };
+        Self {
+            doubt,
+            no_request: doubt,
+        }
+    }
+
+    /// Of a connection whose requests are still to come: they match all fields about
+    /// requests, or none.
+    pub(super) fn before_requests(action: Action, requests: Doubt) -> Self {
+        Self {
+            no_request: requests,
+            ..Self::of(action)
         }
     }
 }
 
 /// The field by which a clause does not match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mismatch {
-    /// The request's value is not in the list.
-    NotListed(&'static str),
-    /// The request's value is in a list of exceptions.
-    Excluded(&'static str),
+pub(super) struct Mismatch {
+    field: &'static str,
+    pub(super) why: Why,
+}
+
+/// Why a field does not match.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    /// The value is not in the list.
+    NotListed,
+    /// The value is in a list of exceptions.
+    Excluded,
     /// The client has proven no identity, and the field asks for one.
-    NoIdentity(&'static str),
+    NoIdentity,
+    /// The request has no verified token, and the field asks for one.
+    NoToken,
+    /// The field is about requests, and the connection carries none of HTTP.
+    NoRequest,
 }
 
 impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotListed(field) => write!(f, "{field} does not list it"),
-            Self::Excluded(field) => write!(f, "{field} lists it"),
-            Self::NoIdentity(field) => {
-                write!(f, "{field} asks for an identity and the client has none")
-            }
-        }
+        write!(f, "{} {}", self.field, self.why)
     }
 }
 
-/// A request in the form in which rules compare it.
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotListed => "does not list it",
+            Self::Excluded => "lists it",
+            Self::NoIdentity => "asks for an identity and the client has none",
+            Self::NoToken => "asks for a token and the request has none",
+            Self::NoRequest => "is about requests and this is a connection without HTTP",
+        })
+    }
+}
+
+/// A connection, or a request of one, in the form in which rules compare it.
 #[derive(Debug)]
 pub(super) struct Subject<'a> {
-    /// Without `spiffe://`.
-    principal: Option<String>,
-    namespace: Option<&'a str>,
+    peer: Option<&'a SpiffeId>,
     ip: IpAddr,
     port: u16,
+    http: Option<&'a HttpRequest<'a>>,
 }
 
 impl<'a> Subject<'a> {
-    pub(super) fn new(request: &Request<'a>) -> Self {
-        let principal = request.peer.map(|peer| {
-            let uri = peer.to_string();
-            uri.strip_prefix("spiffe://")
-                .map(str::to_owned)
-                .unwrap_or(uri)
-        });
+    pub(super) fn new(request: &Request<'a>, http: Option<&'a HttpRequest<'a>>) -> Self {
         Self {
-            principal,
-            namespace: request.peer.map(|peer| &*peer.namespace),
+            peer: request.peer,
             ip: request.client_ip.to_canonical(),
             port: request.port,
+            http,
         }
     }
 
-    /// Any of `from`, or none given; and any of `to`, or none given.
-    pub(super) fn matches(&self, rule: &Rule, identity: Identity) -> bool {
-        let from = |clause| self.source_mismatch(clause, identity).is_none();
-        let to = |clause| self.destination_mismatch(clause).is_none();
+    /// Any of `from`, or none given; any of `to`, or none given; and all of `when`.
+    pub(super) fn matches(&self, rule: &Rule, view: View) -> bool {
+        let from = |clause| self.source_mismatch(clause, view).is_none();
+        let to = |clause| self.destination_mismatch(clause, view).is_none();
+        let when = |condition| self.condition_mismatch(condition, view).is_none();
         (rule.from.is_empty() || rule.from.iter().any(from))
             && (rule.to.is_empty() || rule.to.iter().any(to))
+            && rule.when.iter().all(when)
+    }
+
+    /// Whether the rule matches, and by which clauses, or why not.
+    pub(super) fn explain(&self, rule: &Rule, view: View) -> (bool, String) {
+        let from = rule.from.iter();
+        let from = from.map(|from| self.source_mismatch(from, view));
+        let to = rule.to.iter();
+        let to = to.map(|to| self.destination_mismatch(to, view));
+        let mut matching = Vec::new();
+        let mut failing = Vec::new();
+        for (name, mismatches) in [("from", from.collect::<Vec<_>>()), ("to", to.collect())] {
+            match mismatches.iter().position(Option::is_none) {
+                Some(position) => matching.push(format!("{name}[{position}]")),
+                None => {
+                    failing.extend(mismatches.iter().enumerate().filter_map(|(i, mismatch)| {
+                        mismatch.map(|mismatch| format!("{name}[{i}].{mismatch}"))
+                    }))
+                }
+            }
+        }
+        for (index, condition) in rule.when.iter().enumerate() {
+            match self.condition_mismatch(condition, view) {
+                None => matching.push(format!("when[{index}]")),
+                Some(Mismatch { why, .. }) => {
+                    failing.push(format!("when[{index}] {} {why}", condition.key));
+                }
+            }
+        }
+        let matches = failing.is_empty();
+        let why = match (matches, matching.is_empty()) {
+            (true, true) => "it has no clauses: it matches everything".to_owned(),
+            (true, false) => matching.join(" and "),
+            (false, _) => failing.join("; "),
+        };
+        (matches, why)
     }
 
     /// The first field of `from` that does not match; `None` where all do.
-    pub(super) fn source_mismatch(&self, from: &From, identity: Identity) -> Option<Mismatch> {
-        let principal = self.principal.as_deref();
-        let namespace = self.namespace;
+    fn source_mismatch(&self, from: &From, view: View) -> Option<Mismatch> {
+        let principal = self.peer;
+        let namespace = self.peer.map(|peer| &*peer.namespace);
         let ip = |block: &IpNet| block.contains(&self.ip);
-        identity_listed("principals", &from.principals, principal)
+        let identity = Presence::new(view.doubt, Why::NoIdentity);
+        let is_principal = |pattern: &StringMatch, id: &SpiffeId| is_principal(pattern, id);
+        let is_namespace = |pattern: &StringMatch, name: &str| pattern.matches(name);
+        identity
+            .listed("principals", &from.principals, principal, is_principal)
             .or_else(|| {
-                identity_excluded("notPrincipals", &from.not_principals, principal, identity)
+                let list = &from.not_principals;
+                identity.excluded("notPrincipals", list, principal, is_principal)
             })
-            .or_else(|| identity_listed("namespaces", &from.namespaces, namespace))
+            .or_else(|| identity.listed("namespaces", &from.namespaces, namespace, is_namespace))
             .or_else(|| {
-                identity_excluded("notNamespaces", &from.not_namespaces, namespace, identity)
+                let list = &from.not_namespaces;
+                identity.excluded("notNamespaces", list, namespace, is_namespace)
             })
             .or_else(|| listed("ipBlocks", &from.ip_blocks, ip))
             .or_else(|| excluded("notIpBlocks", &from.not_ip_blocks, ip))
+            .or_else(|| self.end_user_mismatch(from, view))
+    }
+
+    fn end_user_mismatch(&self, from: &From, view: View) -> Option<Mismatch> {
+        let fields = [
+            ("requestPrincipals", !from.request_principals.is_empty()),
+            (
+                "notRequestPrincipals",
+                !from.not_request_principals.is_empty(),
+            ),
+        ];
+        let http = match self.request(&fields, view) {
+            Ok(http) => http?,
+            Err(mismatch) => return Some(mismatch),
+        };
+        let principal = http.claims.and_then(|claims| claims.principal());
+        let token = Presence::new(view.doubt, Why::NoToken);
+        let is = |pattern: &StringMatch, text: &str| pattern.matches(text);
+        let (list, none_of) = (&from.request_principals, &from.not_request_principals);
+        token
+            .listed("requestPrincipals", list, principal, is)
+            .or_else(|| token.excluded("notRequestPrincipals", none_of, principal, is))
     }
 
     /// The first field of `to` that does not match; `None` where all do.
-    pub(super) fn destination_mismatch(&self, to: &To) -> Option<Mismatch> {
+    fn destination_mismatch(&self, to: &To, view: View) -> Option<Mismatch> {
         let same = |port: &u16| *port == self.port;
-        listed("ports", &to.ports, same).or_else(|| excluded("notPorts", &to.not_ports, same))
+        listed("ports", &to.ports, same)
+            .or_else(|| excluded("notPorts", &to.not_ports, same))
+            .or_else(|| self.operation_mismatch(to, view))
+    }
+
+    fn operation_mismatch(&self, to: &To, view: View) -> Option<Mismatch> {
+        let fields = [
+            ("methods", !to.methods.is_empty()),
+            ("notMethods", !to.not_methods.is_empty()),
+            ("paths", !to.paths.is_empty()),
+            ("notPaths", !to.not_paths.is_empty()),
+            ("hosts", !to.hosts.is_empty()),
+            ("notHosts", !to.not_hosts.is_empty()),
+        ];
+        let http = match self.request(&fields, view) {
+            Ok(http) => http?,
+            Err(mismatch) => return Some(mismatch),
+        };
+        let method = |doubt| move |pattern: &StringMatch| is_method(pattern, http, doubt);
+        let path = |doubt| move |pattern: &PathPattern| is_path(pattern, http, doubt);
+        let host = |pattern: &StringMatch| {
+            pattern.matches_any_case(bare_host(http.host)) || pattern.matches_any_case(http.host)
+        };
+        let (doubt, inverse) = (view.doubt, view.doubt.inverse());
+        listed("methods", &to.methods, method(doubt))
+            .or_else(|| excluded("notMethods", &to.not_methods, method(inverse)))
+            .or_else(|| listed("paths", &to.paths, path(doubt)))
+            .or_else(|| excluded("notPaths", &to.not_paths, path(inverse)))
+            .or_else(|| listed("hosts", &to.hosts, host))
+            .or_else(|| excluded("notHosts", &to.not_hosts, host))
+    }
+
+    /// Why a condition of `when` does not match; `None` where it does.
+    fn condition_mismatch(&self, condition: &Condition, view: View) -> Option<Mismatch> {
+        let http = match &condition.test {
+            Test::Source(from) => return self.source_mismatch(from, view),
+            Test::Destination(to) => return self.destination_mismatch(to, view),
+            Test::Header { .. } | Test::Claim { .. } => self.request(&[("when", true)], view),
+        };
+        let http = match http {
+            Ok(http) => http?,
+            Err(mismatch) => return Some(mismatch),
+        };
+        match &condition.test {
+            Test::Header { name, values } => header_mismatch(http, name, values, view.doubt),
+            Test::Claim { path, values } => {
+                let token = Presence::new(view.doubt, Why::NoToken);
+                let is = |pattern: &StringMatch, claims: &super::jwt::Claims| {
+                    claims.any(path, |text| pattern.matches(text))
+                };
+                token
+                    .listed("values", &values.values, http.claims, is)
+                    .or_else(|| token.excluded("notValues", &values.not_values, http.claims, is))
+            }
+            Test::Source(_) | Test::Destination(_) => None,
+        }
+    }
+
+    /// The request that fields are about: `None` where no field is given, or where
+    /// there is none and that counts as a match.
+    fn request(
+        &self,
+        fields: &[(&'static str, bool)],
+        view: View,
+    ) -> Result<Option<&'a HttpRequest<'a>>, Mismatch> {
+        let Some((field, _)) = fields.iter().find(|(_, given)| *given) else {
+            return Ok(None);
+        };
+        match (self.http, view.no_request) {
+            (Some(http), _) => Ok(Some(http)),
+            (None, Doubt::Matches) => Ok(None),
+            (None, Doubt::Fails) => Err(Mismatch {
+                field,
+                why: Why::NoRequest,
+            }),
+        }
     }
 }
 
-fn identity_listed(
-    field: &'static str,
-    list: &[StringMatch],
-    value: Option<&str>,
-) -> Option<Mismatch> {
-    match value {
-        _ if list.is_empty() => None,
-        Some(value) => listed(field, list, |pattern| pattern.matches(value)),
-        None => Some(Mismatch::NoIdentity(field)),
+/// How lists look at something that may not be there.
+#[derive(Clone, Copy)]
+struct Presence {
+    doubt: Doubt,
+    absent: Why,
+}
+
+impl Presence {
+    fn new(doubt: Doubt, absent: Why) -> Self {
+        Self { doubt, absent }
+    }
+
+    fn listed<T: ?Sized>(
+        self,
+        field: &'static str,
+        list: &[StringMatch],
+        value: Option<&T>,
+        is: impl Fn(&StringMatch, &T) -> bool,
+    ) -> Option<Mismatch> {
+        match value {
+            _ if list.is_empty() => None,
+            Some(value) => listed(field, list, |pattern| is(pattern, value)),
+            None => Some(self.mismatch(field)),
+        }
+    }
+
+    fn excluded<T: ?Sized>(
+        self,
+        field: &'static str,
+        list: &[StringMatch],
+        value: Option<&T>,
+        is: impl Fn(&StringMatch, &T) -> bool,
+    ) -> Option<Mismatch> {
+        match (value, self.doubt) {
+            _ if list.is_empty() => None,
+            (Some(value), _) => excluded(field, list, |pattern| is(pattern, value)),
+            (None, Doubt::Matches) => None,
+            (None, Doubt::Fails) => Some(self.mismatch(field)),
+        }
+    }
+
+    fn mismatch(self, field: &'static str) -> Mismatch {
+        let why = self.absent;
+        Mismatch { field, why }
     }
 }
 
-fn identity_excluded(
-    field: &'static str,
-    list: &[StringMatch],
-    value: Option<&str>,
-    identity: Identity,
-) -> Option<Mismatch> {
-    match value {
-        _ if list.is_empty() => None,
-        Some(value) => excluded(field, list, |pattern| pattern.matches(value)),
-        None if identity == Identity::Optional => None,
-        None => Some(Mismatch::NoIdentity(field)),
+/// The identity without `spiffe://` is one of those that are meant.
+fn is_principal(pattern: &StringMatch, id: &SpiffeId) -> bool {
+    let parts = [
+        &*id.trust_domain.0,
+        "/ns/",
+        &*id.namespace,
+        "/sa/",
+        &*id.service_account,
+    ];
+    match pattern {
+        StringMatch::Exact(exact) => {
+            let rest = parts
+                .iter()
+                .try_fold(exact.as_str(), |rest, part| rest.strip_prefix(part));
+            rest.is_some_and(str::is_empty)
+        }
+        StringMatch::Prefix(prefix) => {
+            let mut rest = prefix.as_str();
+            for part in parts {
+                match rest.strip_prefix(part) {
+                    Some(after) => rest = after,
+                    None => return part.starts_with(rest),
+                }
+            }
+            rest.is_empty()
+        }
+        StringMatch::Suffix(suffix) => {
+            let mut rest = suffix.as_str();
+            for part in parts.iter().rev() {
+                match rest.strip_suffix(part) {
+                    Some(before) => rest = before,
+                    None => return part.ends_with(rest),
+                }
+            }
+            rest.is_empty()
+        }
+        StringMatch::Present => true,
     }
+}
+
+/// Methods are case-sensitive, but not to every server.
+fn is_method(pattern: &StringMatch, http: &HttpRequest<'_>, doubt: Doubt) -> bool {
+    match doubt {
+        Doubt::Fails => pattern.matches(http.method.as_str()),
+        Doubt::Matches => pattern.matches_any_case(http.method.as_str()),
+    }
+}
+
+/// Some servers take what follows `;` in a segment for no part of the path.
+fn is_path(pattern: &PathPattern, http: &HttpRequest<'_>, doubt: Doubt) -> bool {
+    let Some(path) = http.path else {
+        return doubt == Doubt::Matches;
+    };
+    let matches = pattern.matches(path);
+    if matches || doubt == Doubt::Fails {
+        return matches;
+    }
+    without_parameters(path).is_some_and(|bare| pattern.matches(&bare))
+}
+
+/// Of a header that is given several times, one server takes the first, another the
+/// last, another all of them.
+fn header_mismatch(
+    http: &HttpRequest<'_>,
+    name: &str,
+    values: &Values,
+    doubt: Doubt,
+) -> Option<Mismatch> {
+    let given = || http.headers.get_all(name).iter();
+    let is_any = |list: &[StringMatch], value: &HeaderValue| {
+        let text = value.to_str();
+        // What is no text can be anything.
+        text.map_or(false, |text| {
+            list.iter().any(|pattern| pattern.matches(text))
+        })
+    };
+    let matches = |list: &[StringMatch], doubt| match doubt {
+        Doubt::Fails => given().next().is_some() && given().all(|value| is_any(list, value)),
+        Doubt::Matches => given().any(|value| value.to_str().is_err() || is_any(list, value)),
+    };
+    let mismatch = |field, why| Some(Mismatch { field, why });
+    if !values.values.is_empty() && !matches(&values.values, doubt) {
+        return mismatch("values", Why::NotListed);
+    }
+    if !values.not_values.is_empty() && matches(&values.not_values, doubt.inverse()) {
+        return mismatch("notValues", Why::Excluded);
+    }
+    None
 }
 
 fn listed<T>(field: &'static str, list: &[T], is: impl Fn(&T) -> bool) -> Option<Mismatch> {
-    (!list.is_empty() && !list.iter().any(is)).then_some(Mismatch::NotListed(field))
+    let why = Why::NotListed;
+    (!list.is_empty() && !list.iter().any(is)).then_some(Mismatch { field, why })
 }
 
 fn excluded<T>(field: &'static str, list: &[T], is: impl Fn(&T) -> bool) -> Option<Mismatch> {
-    list.iter().any(is).then_some(Mismatch::Excluded(field))
+    let why = Why::Excluded;
+    list.iter().any(is).then_some(Mismatch { field, why })
 }

@@ -13,8 +13,10 @@ mod explain;
 mod explanation;
 mod http;
 mod inbound;
+mod jwt;
 mod matching;
 mod mtls;
+mod request;
 mod route;
 mod table;
 mod target;
@@ -22,12 +24,14 @@ mod target;
 #[cfg(test)]
 mod tests;
 
-pub use authorization::{Decision, DenyReason, Permission, Request};
+pub use authorization::{Admission, Decision, DenyReason, Permission, Request};
 pub use explanation::{
     Candidate, Explanation, MtlsStep, Outcome, PodSummary, PolicyStep, RuleStep, Server, Verdict,
 };
 pub use http::{Backend, BackendTarget, CompiledRule, Filter, Mirror, RequestHead};
 pub use inbound::InboundPolicy;
+pub use jwt::Claims;
+pub use request::HttpRequest;
 pub use route::{Route, UnavailableReason};
 pub use table::Table;
 pub use target::ExplainError;

@@ -16,6 +16,7 @@ mod pattern;
 mod problems;
 mod references;
 mod route;
+mod rules;
 mod snapshot;
 mod targets;
 mod writer;
@@ -41,6 +42,7 @@ pub use route::{
     Route, RouteFilter, RouteKind, RouteRetry, RouteRule, RouteTimeouts, Scheme, SessionCarrier,
     SessionPersistence, ValueMatch,
 };
+pub use rules::{Condition, PathPart, PathPattern, PathTemplate, Test, Values};
 pub use snapshot::Snapshot;
 pub use writer::Writer;
 

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::dict::Dict;
+use super::rules::{Condition, PathPattern};
 use crate::model::{NamespacedName, NodeName, SpiffeId};
 
 /// A namespace and its labels.
@@ -192,6 +193,22 @@ impl StringMatch {
             Self::Present => !text.is_empty(),
         }
     }
+
+    /// The same, whatever the case of ASCII letters.
+    pub fn matches_any_case(&self, text: &str) -> bool {
+        let (text, same) = (text.as_bytes(), <[u8]>::eq_ignore_ascii_case);
+        match self {
+            Self::Exact(exact) => same(text, exact.as_bytes()),
+            Self::Prefix(prefix) => text
+                .get(..prefix.len())
+                .is_some_and(|start| same(start, prefix.as_bytes())),
+            Self::Suffix(suffix) => text
+                .len()
+                .checked_sub(suffix.len())
+                .is_some_and(|at| same(&text[at..], suffix.as_bytes())),
+            Self::Present => !text.is_empty(),
+        }
+    }
 }
 
 /// What an AuthorizationPolicy does where it matches.
@@ -274,6 +291,10 @@ pub struct From {
     pub ip_blocks: Vec<IpNet>,
     /// None of these.
     pub not_ip_blocks: Vec<IpNet>,
+    /// Whom a verified token of an end user is of: `issuer/subject`.
+    pub request_principals: Vec<StringMatch>,
+    /// None of these.
+    pub not_request_principals: Vec<StringMatch>,
 }
 
 /// Destinations: each field that is given must match; within a field any of its values.
@@ -284,9 +305,21 @@ pub struct To {
     pub ports: Vec<u16>,
     /// None of these.
     pub not_ports: Vec<u16>,
+    /// Methods of requests.
+    pub methods: Vec<StringMatch>,
+    /// None of these.
+    pub not_methods: Vec<StringMatch>,
+    /// Paths of requests, of gRPC `/package.Service/Method`.
+    pub paths: Vec<PathPattern>,
+    /// None of these.
+    pub not_paths: Vec<PathPattern>,
+    /// Hosts that requests are for, whatever the case.
+    pub hosts: Vec<StringMatch>,
+    /// None of these.
+    pub not_hosts: Vec<StringMatch>,
 }
 
-/// One rule: any of `from` (or none given) and any of `to` (or none given).
+/// One rule: any of `from` (or none given), any of `to` (or none given) and all of `when`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Rule {
@@ -294,6 +327,8 @@ pub struct Rule {
     pub from: Vec<From>,
     /// Destinations.
     pub to: Vec<To>,
+    /// Further conditions.
+    pub when: Vec<Condition>,
 }
 
 /// An AuthorizationPolicy.

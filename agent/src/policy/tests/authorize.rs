@@ -341,6 +341,7 @@ fn every_field_of_a_clause_must_match_and_any_clause_may() {
             ports: vec![port],
             ..To::default()
         }],
+        ..Rule::default()
     };
     let right = || source(CART, "10.0.0.0/8");
     let wrong = || source(CART, "11.0.0.0/8");

@@ -4,6 +4,7 @@ mod authorize;
 mod compile;
 mod explain;
 mod mtls;
+mod requests;
 mod route;
 mod scale;
 
@@ -45,14 +46,14 @@ fn mesh(text: &str, mtls: Option<MtlsMode>, ports: &[(u16, MtlsMode)]) -> MeshPo
 fn from(source: From) -> Rule {
     Rule {
         from: vec![source],
-        to: Vec::new(),
+        ..Rule::default()
     }
 }
 
 fn to(operation: To) -> Rule {
     Rule {
-        from: Vec::new(),
         to: vec![operation],
+        ..Rule::default()
     }
 }
 

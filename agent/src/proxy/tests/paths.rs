@@ -34,7 +34,7 @@ pub(super) fn allow(server: &str, client: &str) -> Object {
                 principals: vec![StringMatch::Exact(principal)],
                 ..From::default()
             }],
-            to: Vec::new(),
+            ..Rule::default()
         }],
         generation: 0,
         invalid: None,
