@@ -9,6 +9,7 @@
 //! an ALLOW that speaks of identities, not even of those that it excludes.
 
 mod authorization;
+pub mod balance;
 mod explain;
 mod explanation;
 mod http;
@@ -20,6 +21,7 @@ mod request;
 mod route;
 mod table;
 mod target;
+pub mod traffic;
 
 #[cfg(test)]
 mod tests;

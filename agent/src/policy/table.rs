@@ -9,6 +9,7 @@ use imbl::ordmap::DiffItem;
 
 use super::authorization::Compiled;
 use super::inbound::InboundPolicy;
+use super::traffic::Traffic;
 use crate::model::{NamespacedName, NodeName};
 use crate::state::{MeshPolicy, Pod, PolicyScope, ROOT_NAMESPACE, Service, Snapshot};
 
@@ -22,6 +23,7 @@ pub struct Table {
     /// Of every enrolled pod of the node.
     inbound: OrdMap<NamespacedName, Arc<InboundPolicy>>,
     unknown: Arc<InboundPolicy>,
+    pub(super) traffic: Traffic,
 }
 
 /// The pods whose inbound policies must be worked out again.
@@ -52,10 +54,12 @@ impl Table {
             node: None,
             inbound: OrdMap::new(),
             unknown: Arc::new(InboundPolicy::unknown()),
+            traffic: Traffic::new(),
         });
         let affected = Affected::between(&table.snapshot, &snapshot);
         let old = std::mem::replace(&mut table.snapshot, snapshot);
         table.compile_policies(&old);
+        table.traffic.update(&old, &table.snapshot);
         table.compile_pods(affected);
         table
     }
@@ -310,7 +314,7 @@ impl Affected {
 }
 
 /// The values that a difference speaks of.
-fn both<'a, K, V>(change: &DiffItem<'a, 'a, K, V>) -> Vec<&'a V> {
+pub(super) fn both<'a, K, V>(change: &DiffItem<'a, 'a, K, V>) -> Vec<&'a V> {
     match *change {
         DiffItem::Add(_, value) | DiffItem::Remove(_, value) => vec![value],
         DiffItem::Update {

@@ -9,6 +9,7 @@ use super::objects::{
     AuthorizationPolicy, EndpointSlice, MeshPolicy, Namespace, Pod, Problem, Service,
 };
 use super::route::{ReferenceGrant, Route};
+use super::traffic::TrafficPolicy;
 use crate::model::NamespacedName;
 
 /// One step of a source.
@@ -51,6 +52,8 @@ pub enum Object {
     AuthorizationPolicy(AuthorizationPolicy),
     /// A MeshPolicy.
     MeshPolicy(MeshPolicy),
+    /// A TrafficPolicy.
+    TrafficPolicy(TrafficPolicy),
 }
 
 impl Object {
@@ -70,6 +73,7 @@ impl Object {
                 (ObjectKind::AuthorizationPolicy, policy.name.clone())
             }
             Self::MeshPolicy(policy) => (ObjectKind::MeshPolicy, policy.name.clone()),
+            Self::TrafficPolicy(policy) => (ObjectKind::TrafficPolicy, policy.name.clone()),
         };
         ObjectKey { kind, name }
     }
@@ -101,6 +105,8 @@ pub enum ObjectKind {
     AuthorizationPolicy,
     /// Selects pods and Services.
     MeshPolicy,
+    /// Has Services as targets.
+    TrafficPolicy,
 }
 
 impl ObjectKind {
@@ -109,6 +115,7 @@ impl ObjectKind {
         match self {
             Self::Namespace => "Namespace",
             Self::MeshPolicy => "MeshPolicy",
+            Self::TrafficPolicy => "TrafficPolicy",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::EndpointSlice => "EndpointSlice",
             Self::Service => "Service",

@@ -19,6 +19,8 @@ mod route;
 mod rules;
 mod snapshot;
 mod targets;
+pub mod traffic;
+mod traffic_targets;
 mod writer;
 
 #[cfg(test)]

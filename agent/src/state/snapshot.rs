@@ -12,6 +12,7 @@ use super::objects::{
     AuthorizationPolicy, Endpoint, MeshPolicy, Namespace, Pod, PodPhase, Problem, Service,
 };
 use super::route::{ReferenceGrant, Route};
+use super::traffic::TrafficPolicy;
 use crate::model::{NamespacedName, NodeName};
 
 /// The cluster at one moment. A clone is O(1).
@@ -53,6 +54,8 @@ pub struct Snapshot {
     pub routes_by_service: OrdMap<NamespacedName, Arc<[ObjectKey]>>,
     /// By name.
     pub grants: OrdMap<NamespacedName, Arc<ReferenceGrant>>,
+    /// By name.
+    pub traffic_policies: OrdMap<NamespacedName, Arc<TrafficPolicy>>,
     /// What is wrong with which object.
     pub problems: OrdSet<Problem>,
     /// Counts the snapshots, from 1; 0 is the empty one before the first sync.

@@ -128,6 +128,7 @@ impl Writer {
                 }
                 self.check_targets(ObjectKind::MeshPolicy, name, Some(&scope));
             }
+            Object::TrafficPolicy(policy) => self.put_traffic_policy(policy),
         }
     }
 
@@ -156,6 +157,7 @@ impl Writer {
                 self.changed |= self.snapshot.mesh_policies.remove(name).is_some();
                 self.check_targets(key.kind, name.clone(), None);
             }
+            ObjectKind::TrafficPolicy => self.remove_traffic_policy(name),
         }
     }
 
@@ -306,6 +308,7 @@ impl Writer {
             self.check_targets_of_namespace(&name.namespace);
         }
         self.check_routes_of_service(name);
+        self.check_traffic_targets_of(name);
     }
 
     fn put_slice(&mut self, name: &NamespacedName, new: Option<EndpointSlice>) {

@@ -137,7 +137,8 @@ impl Converter {
             | ObjectKind::GrpcRoute
             | ObjectKind::HttpRoute
             | ObjectKind::TlsRoute
-            | ObjectKind::TcpRoute => None,
+            | ObjectKind::TcpRoute
+            | ObjectKind::TrafficPolicy => None,
         };
         match read {
             Some(received) => Ok(received),

@@ -1,0 +1,214 @@
+//! The balancer of one port of a Service.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+
+use super::adaptive::Adaptive;
+use super::admission::{Admission, ClientRequest, ConnectionGuard, PendingGuard, RetryGuard};
+use super::budget::RetryBudget;
+use super::endpoint::{Endpoint, EndpointFigures};
+use super::members::Members;
+use super::outlier;
+use super::view::View;
+use super::{Ask, Candidate, Circuit, Epoch, Outcome, Refusal};
+use crate::model::NamespacedName;
+use crate::policy::traffic::TrafficSettings;
+
+/// Chooses among the endpoints of one port of a Service, for all pods of this node. A clone
+/// is the same balancer.
+#[derive(Clone, Debug)]
+pub struct Balancer(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    epoch: Epoch,
+    view: ArcSwap<View>,
+    members: Mutex<Members>,
+    /// When the members are to be looked at again.
+    due: AtomicU64,
+    admission: Arc<Admission>,
+    budget: RetryBudget,
+    adaptive: ArcSwapOption<Adaptive>,
+}
+
+/// An endpoint for a request. The request is in flight until this is dropped.
+#[derive(Debug)]
+pub struct Picked {
+    balancer: Arc<Shared>,
+    endpoint: Arc<Endpoint>,
+    _client: Option<ClientRequest>,
+}
+
+impl Balancer {
+    /// Of endpoints that are there from the beginning.
+    pub fn new(settings: Arc<TrafficSettings>, endpoints: &[Candidate], now: Instant) -> Self {
+        let epoch = Epoch(now);
+        let members = Members::new(settings, endpoints, epoch.nanos(now));
+        let settings = &members.settings;
+        let adaptive = settings.adaptive_concurrency.as_ref().map(Adaptive::new);
+        Self(Arc::new(Shared {
+            epoch,
+            view: ArcSwap::from_pointee(members.view(epoch.nanos(now))),
+            due: AtomicU64::new(members.due()),
+            members: Mutex::new(members),
+            admission: Arc::default(),
+            budget: RetryBudget::new(now),
+            adaptive: ArcSwapOption::new(adaptive.map(Arc::new)),
+        }))
+    }
+
+    /// Takes over other settings and endpoints; of what stays, what is known of it stays.
+    pub fn update(&self, settings: Arc<TrafficSettings>, endpoints: &[Candidate], now: Instant) {
+        let shared = &*self.0;
+        let now = shared.epoch.nanos(now);
+        let mut members = shared.members();
+        let adaptive = settings.adaptive_concurrency;
+        if members.settings.adaptive_concurrency != adaptive {
+            let new = adaptive.as_ref().map(Adaptive::new);
+            shared.adaptive.store(new.map(Arc::new));
+        }
+        members.update(settings, endpoints, now);
+        shared.publish(&members, now);
+    }
+
+    /// An endpoint for a request, counted as in flight. Nothing is permitted beyond the
+    /// limits of the settings.
+    pub fn pick(&self, ask: &Ask<'_>, now: Instant) -> Result<Picked, Refusal> {
+        let shared = &self.0;
+        let nanos = shared.epoch.nanos(now);
+        if nanos >= shared.due.load(Relaxed) {
+            shared.tend(nanos);
+        }
+        let view = shared.view.load();
+        let admission = &shared.admission;
+        let in_flight = admission.requests.load(Relaxed);
+        if shared.is_overloaded(&view.settings, in_flight) {
+            return Err(Refusal::Overloaded);
+        }
+        let client = admission.request(&view.settings.requests, ask.client)?;
+        let Some(endpoint) = view.choose(ask, in_flight.saturating_add(1), nanos) else {
+            admission.requests.fetch_sub(1, Relaxed);
+            return Err(Refusal::NoEndpoints);
+        };
+        endpoint.in_flight.fetch_add(1, Relaxed);
+        endpoint.requests.fetch_add(1, Relaxed);
+        if ask.exclude.is_empty() {
+            shared.budget.deposit(now);
+        }
+        Ok(Picked {
+            balancer: Arc::clone(shared),
+            endpoint: Arc::clone(endpoint),
+            _client: client,
+        })
+    }
+
+    /// A retry may be sent: it is within the budget of retries, and not too many are in
+    /// flight. Ask for the endpoint of a retry with what it is not to be sent to.
+    pub fn retry(&self, now: Instant) -> Result<RetryGuard, Refusal> {
+        let settings = self.settings();
+        let guard = self.0.admission.retry(settings.requests.retries)?;
+        if self.0.budget.withdraw(&settings.retries.budget, now) {
+            Ok(guard)
+        } else {
+            Err(Refusal::CircuitOpen(Circuit::RetryBudget))
+        }
+    }
+
+    /// A connection to any of the endpoints may be opened.
+    pub fn connection(&self, client: &NamespacedName) -> Result<ConnectionGuard, Refusal> {
+        let settings = self.settings();
+        self.0.admission.connection(&settings.connections, client)
+    }
+
+    /// A request may wait for a connection.
+    pub fn pending(&self) -> Result<PendingGuard, Refusal> {
+        self.0
+            .admission
+            .pending(self.settings().connections.pending)
+    }
+
+    /// The settings that are in force.
+    pub fn settings(&self) -> Arc<TrafficSettings> {
+        Arc::clone(&self.0.view.load().settings)
+    }
+
+    /// How the endpoints are that are ready, by address.
+    pub fn figures(&self, now: Instant) -> Vec<EndpointFigures> {
+        let now = self.0.epoch.nanos(now);
+        let members = self.0.members();
+        let slow = members.settings.load_balancing.slow_start;
+        let endpoints = members.endpoints.values();
+        endpoints
+            .map(|endpoint| endpoint.figures(slow.as_ref(), now))
+            .collect()
+    }
+}
+
+impl Shared {
+    fn members(&self) -> MutexGuard<'_, Members> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn publish(&self, members: &Members, now: u64) {
+        self.view.store(Arc::new(members.view(now)));
+        self.due.store(members.due(), Relaxed);
+    }
+
+    /// Does what is due. Whoever finds another at it goes on with what there is.
+    fn tend(&self, now: u64) {
+        if let Ok(mut members) = self.members.try_lock() {
+            members.tend(now);
+            self.publish(&members, now);
+        }
+    }
+
+    fn is_overloaded(&self, settings: &TrafficSettings, in_flight: u32) -> bool {
+        settings.adaptive_concurrency.is_some()
+            && self
+                .adaptive
+                .load()
+                .as_ref()
+                .is_some_and(|adaptive| in_flight >= adaptive.limit())
+    }
+}
+
+impl Picked {
+    /// Where the request goes.
+    pub fn address(&self) -> SocketAddr {
+        self.endpoint.address
+    }
+
+    /// Tells what became of the request, once, and how long the answer took to begin. A
+    /// request that its client gave up tells nothing of the endpoint.
+    pub fn sample(&self, outcome: Outcome, latency: Duration, now: Instant) {
+        let shared = &*self.balancer;
+        let nanos = shared.epoch.nanos(now);
+        self.endpoint.note(outcome, latency, nanos);
+        let view = shared.view.load();
+        if let Some(settings) = &view.settings.adaptive_concurrency
+            && let Some(adaptive) = &*shared.adaptive.load()
+        {
+            let in_flight = shared.admission.requests.load(Relaxed);
+            adaptive.sample(settings, latency, in_flight, nanos);
+        }
+        let Some(settings) = &view.settings.outlier_detection else {
+            return;
+        };
+        if outcome.is_failure() && outlier::is_enough(&self.endpoint, settings) {
+            let members = shared.members();
+            members.eject(&self.endpoint, nanos);
+            shared.publish(&members, nanos);
+        }
+    }
+}
+
+impl Drop for Picked {
+    fn drop(&mut self) {
+        self.endpoint.in_flight.fetch_sub(1, Relaxed);
+        self.balancer.admission.requests.fetch_sub(1, Relaxed);
+    }
+}
