@@ -110,6 +110,7 @@ pub(crate) fn pod(namespace: &str, name: &str, ip: &str) -> Pod {
         exclude_outbound_ports: Box::default(),
         exclude_outbound_cidrs: Box::default(),
         exclude_inbound_ports: Box::default(),
+        opaque_ports: Box::default(),
         close_existing: false,
     }
 }
@@ -133,6 +134,7 @@ fn snapshot() -> Snapshot {
         }],
         selector: Dict::default(),
         publish_not_ready: false,
+        opaque_ports: Box::default(),
     };
     drop(
         snapshot

@@ -17,6 +17,7 @@ mod inbound;
 mod jwt;
 mod matching;
 mod mtls;
+mod protocol;
 mod request;
 mod route;
 mod table;
@@ -30,9 +31,13 @@ pub use authorization::{Admission, Decision, DenyReason, Permission, Request};
 pub use explanation::{
     Candidate, Explanation, MtlsStep, Outcome, PodSummary, PolicyStep, RuleStep, Server, Verdict,
 };
-pub use http::{Backend, BackendTarget, CompiledRule, Filter, Mirror, RequestHead};
+pub use http::{
+    Backend, BackendTarget, CompiledRule, ConnectionRoutes, Filter, Matched, Mirror, RequestHead,
+    Routes,
+};
 pub use inbound::InboundPolicy;
 pub use jwt::Claims;
+pub use protocol::AppProtocol;
 pub use request::HttpRequest;
 pub use route::{Route, UnavailableReason};
 pub use table::Table;

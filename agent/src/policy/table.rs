@@ -8,7 +8,9 @@ use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 
 use super::authorization::Compiled;
+use super::http::{ConnectionRoutes, OfPort, RouteTable, Routes};
 use super::inbound::InboundPolicy;
+use super::protocol::PodProtocols;
 use super::traffic::Traffic;
 use crate::model::{NamespacedName, NodeName};
 use crate::state::{MeshPolicy, Pod, PolicyScope, ROOT_NAMESPACE, Service, Snapshot};
@@ -24,6 +26,9 @@ pub struct Table {
     inbound: OrdMap<NamespacedName, Arc<InboundPolicy>>,
     unknown: Arc<InboundPolicy>,
     pub(super) traffic: Traffic,
+    routes: RouteTable,
+    /// Of the pods of `node`.
+    protocols: PodProtocols,
 }
 
 /// The pods whose inbound policies must be worked out again.
@@ -55,12 +60,18 @@ impl Table {
             inbound: OrdMap::new(),
             unknown: Arc::new(InboundPolicy::unknown()),
             traffic: Traffic::new(),
+            routes: RouteTable::default(),
+            protocols: PodProtocols::default(),
         });
         let affected = Affected::between(&table.snapshot, &snapshot);
         let old = std::mem::replace(&mut table.snapshot, snapshot);
         table.compile_policies(&old);
         table.traffic.update(&old, &table.snapshot);
         table.compile_pods(affected);
+        table.routes.update(&old, &table.snapshot);
+        if let Some(node) = &table.node {
+            table.protocols.update(node, &old, &table.snapshot);
+        }
         table
     }
 
@@ -88,9 +99,45 @@ impl Table {
         }
     }
 
+    /// The routes of requests to a Service's port, as clients of a namespace see them.
+    /// `None`: requests go straight to the Service.
+    pub fn routes(
+        &self,
+        client_namespace: &str,
+        service: &NamespacedName,
+        port: u16,
+    ) -> Option<Arc<Routes>> {
+        match self.routes.of_port(client_namespace, service, port)? {
+            OfPort::Requests(routes) => Some(Arc::clone(routes)),
+            OfPort::Connections(_) => None,
+        }
+    }
+
+    /// The routes of connections to a Service's port, as [`Self::routes`].
+    pub fn connection_routes(
+        &self,
+        client_namespace: &str,
+        service: &NamespacedName,
+        port: u16,
+    ) -> Option<Arc<ConnectionRoutes>> {
+        match self.routes.of_port(client_namespace, service, port)? {
+            OfPort::Connections(routes) => Some(Arc::clone(routes)),
+            OfPort::Requests(_) => None,
+        }
+    }
+
     /// The pod's connections are decided on with this table.
     fn serves(&self, pod: &Pod) -> bool {
         pod.enrolled && (self.node.is_none() || self.node == pod.node)
+    }
+
+    /// It is a pod of the table's node.
+    pub(super) fn decides_for(&self, pod: &Pod) -> bool {
+        self.node.is_some() && self.node == pod.node
+    }
+
+    pub(super) fn protocols(&self) -> &PodProtocols {
+        &self.protocols
     }
 
     /// The scope covers the pod.

@@ -57,6 +57,7 @@ pub(crate) fn pod(text: &str, ips: &[&str]) -> Pod {
         exclude_outbound_ports: Box::default(),
         exclude_outbound_cidrs: Box::default(),
         exclude_inbound_ports: Box::default(),
+        opaque_ports: Box::default(),
         close_existing: false,
         name,
     }
@@ -79,6 +80,7 @@ pub(crate) fn service(text: &str, cluster_ip: &str) -> Service {
         ],
         selector: labels(&[("app", "web")]),
         publish_not_ready: false,
+        opaque_ports: Box::default(),
     }
 }
 
@@ -98,6 +100,7 @@ pub(crate) fn namespace(name: &str, label: &str) -> Object {
     Object::Namespace(Namespace {
         name: name.into(),
         labels: labels(&[(MESH_LABEL, label)]),
+        opaque_ports: Box::default(),
     })
 }
 

@@ -20,6 +20,8 @@ pub struct Namespace {
     pub name: Arc<str>,
     /// `metadata.labels`.
     pub labels: BTreeMap<String, String>,
+    /// Annotation `fairlead.dev/opaque-ports`: of its Services and pods.
+    pub opaque_ports: Box<[u16]>,
 }
 
 /// Where a pod is in its life.
@@ -80,6 +82,8 @@ pub struct Pod {
     pub exclude_outbound_cidrs: Box<[IpNet]>,
     /// Annotation `fairlead.dev/exclude-inbound-ports`.
     pub exclude_inbound_ports: Box<[u16]>,
+    /// Annotation `fairlead.dev/opaque-ports`: its ports in which nobody looks.
+    pub opaque_ports: Box<[u16]>,
     /// Annotation or label `fairlead.dev/close-existing: "true"`: connections from
     /// before the enrolment are closed.
     pub close_existing: bool,
@@ -117,6 +121,8 @@ pub struct Service {
     pub selector: Dict<Arc<str>>,
     /// `spec.publishNotReadyAddresses`.
     pub publish_not_ready: bool,
+    /// Annotation `fairlead.dev/opaque-ports`: its ports in which nobody looks.
+    pub opaque_ports: Box<[u16]>,
 }
 
 /// A port of a [`Service`].

@@ -1,6 +1,6 @@
 //! What routes refer to: the Services that they are of, and those that they lead to.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -13,15 +13,6 @@ use crate::model::NamespacedName;
 
 /// The group of routes.
 const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
-
-/// The ports of a Service that a route is of.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Attached {
-    /// The route is in force for these.
-    pub ports: Vec<u16>,
-    /// A route of a kind that is more specific is in force for these.
-    pub conflicted: Vec<u16>,
-}
 
 /// Why a route is of no port of a parent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -207,37 +198,37 @@ impl Snapshot {
         Ok(ports)
     }
 
-    /// The ports of a parent that the route is of.
-    pub fn attached(&self, route: &Route, parent: &ParentRef) -> Result<Attached, Unattached> {
-        let ports = self.ports_of_parent(parent)?;
-        let mut attached = Attached::default();
-        for port in ports {
-            if self.kind_in_force(&route.name.namespace, &parent.service, port) == Some(route.kind)
-            {
-                attached.ports.push(port);
-            } else {
-                attached.conflicted.push(port);
+    /// The routes of a Service that are in force: by their namespace, and then by the
+    /// Service's port, all of one kind.
+    pub fn routes_in_force(
+        &self,
+        service: &NamespacedName,
+    ) -> BTreeMap<Arc<str>, BTreeMap<u16, (RouteKind, Vec<&Arc<Route>>)>> {
+        let mut all: BTreeMap<_, BTreeMap<u16, (RouteKind, Vec<&Arc<Route>>)>> = BTreeMap::new();
+        for route in self.routes_naming(service) {
+            let parents = route.parents.iter().filter(|it| it.service == *service);
+            let ports = parents.flat_map(|parent| self.ports_of_parent(parent).unwrap_or_default());
+            let ports: BTreeSet<u16> = ports.collect();
+            for port in ports {
+                let of_namespace = all.entry(Arc::clone(&route.name.namespace)).or_default();
+                let (kind, routes) = of_namespace.entry(port).or_insert((route.kind, Vec::new()));
+                if route.kind < *kind {
+                    *kind = route.kind;
+                    routes.clear();
+                }
+                if route.kind == *kind {
+                    routes.push(route);
+                }
             }
         }
-        Ok(attached)
+        all
     }
 
-    /// The kind of the routes that are in force for a Service's port, of those in one
-    /// namespace.
-    fn kind_in_force(
-        &self,
-        namespace: &str,
-        service: &NamespacedName,
-        port: u16,
-    ) -> Option<RouteKind> {
-        let routes = self.routes_naming(service);
-        let of_namespace = routes.filter(|route| &*route.name.namespace == namespace);
-        let of_port = of_namespace.filter(|route| {
-            let of_service = route.parents.iter().filter(|it| it.service == *service);
-            let mut ports = of_service.filter_map(|parent| self.ports_of_parent(parent).ok());
-            ports.any(|ports| ports.contains(&port))
-        });
-        of_port.map(|route| route.kind).min()
+    /// The routes of other namespaces that name Services of this one.
+    pub fn routes_into<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a ObjectKey> {
+        let named = Self::in_namespace(&self.routes_by_service, namespace);
+        let keys = named.flat_map(|(_, keys)| keys.iter());
+        keys.filter(move |key| &*key.name.namespace != namespace)
     }
 
     /// The routes that name a Service, as a parent or as a back end.
@@ -338,11 +329,10 @@ impl Writer {
             Some(grant) => self.snapshot.grants.insert(name.clone(), grant),
             None => self.snapshot.grants.remove(name),
         };
-        let index = &self.snapshot.routes_by_service;
-        let named = Snapshot::in_namespace(index, &name.namespace);
-        let routes: BTreeSet<ObjectKey> = named
-            .flat_map(|(_, keys)| keys.iter().cloned())
-            .filter(|key| key.name.namespace != name.namespace)
+        let routes = self
+            .snapshot
+            .routes_into(&name.namespace)
+            .cloned()
             .collect();
         self.check_routes(routes);
     }

@@ -60,6 +60,7 @@ fn pod(node: &str, account: &str) -> Pod {
         exclude_outbound_ports: Box::default(),
         exclude_outbound_cidrs: Box::default(),
         exclude_inbound_ports: Box::default(),
+        opaque_ports: Box::default(),
         close_existing: false,
     }
 }

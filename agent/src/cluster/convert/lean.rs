@@ -62,6 +62,8 @@ pub(super) struct Annotations<'a> {
     pub(super) exclude_outbound_cidrs: Option<Text<'a>>,
     #[serde(rename = "fairlead.dev/exclude-inbound-ports")]
     pub(super) exclude_inbound_ports: Option<Text<'a>>,
+    #[serde(rename = "fairlead.dev/opaque-ports")]
+    pub(super) opaque_ports: Option<Text<'a>>,
     #[serde(rename = "fairlead.dev/close-existing")]
     pub(super) close_existing: Option<Text<'a>>,
     #[serde(rename = "kubernetes.io/config.hash")]

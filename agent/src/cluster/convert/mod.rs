@@ -246,11 +246,14 @@ impl<'a> Lean<'a> for lean::Namespace<'a> {
     }
 
     fn convert(self, name: NamespacedName, _converter: &Converter) -> Outcome<Object> {
+        let mut problems = Vec::new();
+        let opaque_ports = pod::opaque_ports(self.metadata.as_ref(), &mut problems);
         let labels = self.metadata.unwrap_or_default().labels.unwrap_or_default();
-        let problems = mesh_label(label(&labels, MESH_LABEL)).into_iter().collect();
+        problems.extend(mesh_label(label(&labels, MESH_LABEL)));
         let namespace = Namespace {
             name: name.name,
             labels: owned(&labels),
+            opaque_ports,
         };
         Ok((Object::Namespace(namespace), problems))
     }

@@ -16,6 +16,7 @@ const NETNS: &str = "fairlead.dev/netns";
 const EXCLUDE_OUTBOUND_PORTS: &str = "fairlead.dev/exclude-outbound-ports";
 const EXCLUDE_OUTBOUND_CIDRS: &str = "fairlead.dev/exclude-outbound-cidrs";
 const EXCLUDE_INBOUND_PORTS: &str = "fairlead.dev/exclude-inbound-ports";
+const OPAQUE_PORTS: &str = "fairlead.dev/opaque-ports";
 const CLOSE_EXISTING: &str = "fairlead.dev/close-existing";
 
 pub(super) fn convert(
@@ -86,6 +87,7 @@ pub(super) fn convert(
             annotations.exclude_inbound_ports.as_deref(),
             port,
         ),
+        opaque_ports: read.opaque_ports(&annotations),
         close_existing: read.says_true(CLOSE_EXISTING, annotations.close_existing.as_deref())
             || label(labels, CLOSE_EXISTING) == Some("true"),
         labels: labels
@@ -95,6 +97,16 @@ pub(super) fn convert(
         name,
     };
     Ok((pod, problems))
+}
+
+/// The ports in which nobody looks, of a Service or a namespace.
+pub(super) fn opaque_ports(
+    metadata: Option<&Metadata<'_>>,
+    problems: &mut Vec<FieldProblem>,
+) -> Box<[u16]> {
+    let annotations = metadata.and_then(|metadata| metadata.annotations.as_ref());
+    let annotations = annotations.map(|it| Annotations(problems).opaque_ports(it));
+    annotations.unwrap_or_default()
 }
 
 /// The service account's name; empty where the pod is nobody's.
@@ -222,6 +234,10 @@ impl Annotations<'_> {
             }
         }
         list.into()
+    }
+
+    fn opaque_ports(&mut self, of: &lean::Annotations<'_>) -> Box<[u16]> {
+        self.list(OPAQUE_PORTS, of.opaque_ports.as_deref(), port)
     }
 
     fn path(&mut self, key: &str, text: Option<&str>) -> Option<PathBuf> {

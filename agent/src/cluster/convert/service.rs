@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::lean::{self, NumberOrName, ServiceSpec, ServiceStatus, label};
-use super::pod::{address, distinct};
+use super::pod::{address, distinct, opaque_ports};
 use super::{FieldPath, FieldProblem, Outcome, problem};
 use crate::model::NamespacedName;
 use crate::state::{EndpointSlice, Service, ServicePort, TargetPort};
@@ -37,6 +37,7 @@ pub(super) fn convert(
         ),
     };
     let selector = spec.selector.iter().flatten();
+    let opaque_ports = opaque_ports(object.metadata.as_ref(), &mut problems);
     let service = Service {
         name,
         cluster_ips,
@@ -45,6 +46,7 @@ pub(super) fn convert(
         ports,
         selector: selector.map(|(key, value)| (&**key, &**value)).collect(),
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
+        opaque_ports,
     };
     (service, problems)
 }

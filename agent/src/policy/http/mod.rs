@@ -8,10 +8,18 @@
 //! not understood still takes what it matches, and answers 500.
 
 mod backend;
+mod compile;
+mod connections;
+mod index;
+mod matching;
+mod routes;
 
 use http::{HeaderMap, Method};
 
 pub use backend::{Backend, BackendTarget, CompiledRule, Filter, Mirror};
+pub(super) use compile::{OfPort, RouteTable};
+pub use connections::ConnectionRoutes;
+pub use routes::{Matched, Routes};
 
 /// What routes look at in a request.
 #[derive(Clone, Copy, Debug)]

@@ -4,6 +4,7 @@ mod authorize;
 mod compile;
 mod explain;
 mod mtls;
+mod protocol;
 mod requests;
 mod route;
 mod scale;

@@ -257,6 +257,7 @@ impl World {
             exclude_outbound_ports: Box::default(),
             exclude_outbound_cidrs: Box::default(),
             exclude_inbound_ports: Box::default(),
+            opaque_ports: Box::default(),
             close_existing: false,
         };
         let name = pod.name.clone();

@@ -181,6 +181,7 @@ fn pod(value: &Value) -> Result<Arc<Pod>> {
             .map(|block| text(block).parse())
             .collect::<Result<_, _>>()?,
         exclude_inbound_ports: ports("exclude_inbound_ports"),
+        opaque_ports: Box::default(),
         close_existing: value["close_existing"].as_bool().unwrap_or(false),
     }))
 }
