@@ -38,7 +38,7 @@ mod tests;
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -259,15 +259,14 @@ fn prepare(config: &Config, listeners: Listeners) -> io::Result<Vec<(Role, TcpLi
     ];
     for (role, listeners) in kinds {
         for listener in listeners {
-            prepared.push((role, prepare_one(config, listener)?));
+            dial::prepare_listener(&listener, config.keepalive)?;
+            if matches!(role, Role::Outbound) {
+                dial::prepare_near_listener(&listener)?;
+            }
+            prepared.push((role, TcpListener::from_std(listener)?));
         }
     }
     Ok(prepared)
-}
-
-fn prepare_one(config: &Config, listener: StdListener) -> io::Result<TcpListener> {
-    dial::prepare_listener(&listener, config.keepalive)?;
-    TcpListener::from_std(listener)
 }
 
 /// Publishes to each pod its own policy, whenever that has changed.

@@ -299,6 +299,36 @@ async fn half_open_and_idle_connections_end_in_time() {
     }
 }
 
+/// A header, then a body of less than the 64 KiB that is a segment of the loopback device.
+async fn say_in_two_steps(from: &mut TcpStream, to: &mut TcpStream) {
+    for size in [243, 20_000] {
+        from.write_all(&vec![1; size]).await.unwrap();
+    }
+    let _count = soon(to.read_exact(&mut [0; 20_243])).await.unwrap();
+}
+
+/// With Nagle's rule in force, the second step must not wait for a delayed acknowledgement of
+/// the first. The kernel delays none at the beginning of a connection.
+#[tokio::test]
+async fn messages_in_two_steps_are_not_delayed() {
+    let mut world = World::new();
+    let (client, servers) = both_ways(&mut world);
+    for server in &servers {
+        let (mut near, mut far) = pair(&client, server).await;
+        let mut times = Vec::new();
+        for _ in 0..60 {
+            let begin = tokio::time::Instant::now();
+            say_in_two_steps(&mut near, &mut far).await;
+            say_in_two_steps(&mut far, &mut near).await;
+            times.push(begin.elapsed());
+        }
+        let later = &mut times[30..];
+        later.sort_unstable();
+        let median = later[later.len() / 2];
+        assert!(median.as_millis() < 20, "{median:?}");
+    }
+}
+
 #[tokio::test]
 async fn small_messages_both_ways() {
     let mut world = World::new();
