@@ -234,6 +234,26 @@ pub struct AgentArgs {
         value_name = "N"
     )]
     pub max_connections_per_pod: u32,
+    /// How many requests one pod may have in flight at a time; further ones are answered
+    /// 503, or `RESOURCE_EXHAUSTED`.
+    #[arg(
+        long,
+        env = "FAIRLEAD_MAX_REQUESTS_PER_POD",
+        default_value_t = 32_768,
+        value_parser = clap::value_parser!(u32).range(1..),
+        value_name = "N"
+    )]
+    pub max_requests_per_pod: u32,
+    /// How long the connections of one pod have a thread while other pods wait for it; 0s:
+    /// as long as they like, and `fairlead top` shows no times.
+    #[arg(
+        long,
+        env = "FAIRLEAD_POD_TURN",
+        default_value = "200us",
+        value_parser = humantime::parse_duration,
+        value_name = "TIME"
+    )]
+    pub pod_turn: Duration,
     /// Networks of peers that are no pods of this cluster, such as gateways: from there a
     /// certificate is believed by itself. From elsewhere only with the address of its pod.
     #[arg(

@@ -57,6 +57,8 @@ impl AgentConfig {
             proxy: proxy::Config {
                 workers: workers(args.workers)?,
                 connections_per_pod: usize::try_from(args.max_connections_per_pod)?,
+                requests_per_pod: usize::try_from(args.max_requests_per_pod)?,
+                turn: (!args.pod_turn.is_zero()).then_some(args.pod_turn),
                 gateways: args.gateway_cidrs,
                 ..proxy::Config::recommended(node.clone())
             },
@@ -99,6 +101,8 @@ impl AgentConfig {
             metrics_addr = %config.metrics_addr,
             flows_kept = config.flows_kept,
             connections_per_pod = config.proxy.connections_per_pod,
+            requests_per_pod = config.proxy.requests_per_pod,
+            pod_turn = ?config.proxy.turn,
             gateway_cidrs = ?config.proxy.gateways,
             drain = ?config.drain,
             "configuration"

@@ -19,6 +19,15 @@ pub struct Config {
     /// Connections that one pod may have open; further ones are reset. Kubelet's probes
     /// are taken all the same.
     pub connections_per_pod: usize,
+    /// Requests that one pod may have in flight; further ones are refused.
+    pub requests_per_pod: usize,
+    /// Bytes that may wait in memory for one pod, beyond one read of each connection: the
+    /// bodies that are kept so that they can be sent twice.
+    pub held_bytes_per_pod: usize,
+    /// How long the tasks of one pod have a thread while those of other pods wait for it.
+    /// `None`: tasks are polled in the order in which they became ready, whose they may
+    /// be, and nobody's time is counted.
+    pub turn: Option<Duration>,
     /// How long a dial may take, to an application as well as to another node.
     pub connect_timeout: Duration,
     /// A connection that is open both ways and silent for this long is reset. `None`:
@@ -103,6 +112,9 @@ impl Config {
             cluster: "Kubernetes".into(),
             workers: 0,
             connections_per_pod: 32_768,
+            requests_per_pod: 32_768,
+            held_bytes_per_pod: 64 << 20,
+            turn: Some(Duration::from_micros(200)),
             connect_timeout: Duration::from_secs(10),
             idle_timeout: None,
             half_open_timeout: Duration::from_hours(1),

@@ -14,6 +14,7 @@
 //! ```
 
 mod accept;
+mod account;
 mod config;
 mod dial;
 #[expect(dead_code, reason = "the pipeline that calls all of it lands next")]
@@ -27,9 +28,9 @@ mod pod;
 mod record;
 mod relay;
 mod shared;
-mod slots;
 mod tasks;
 mod tunnel;
+mod turns;
 mod workers;
 
 #[cfg(test)]
@@ -47,12 +48,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+pub use self::account::PodUsage;
 pub use self::config::{Config, Keepalive, TunnelConfig};
 pub use self::network::{EnrolledPod, Family, Listeners, PodKey, PodNetwork, TcpInfo};
 use self::pod::LocalPod;
 use self::shared::{Counters, Shared};
 use self::tasks::Tasks;
 use self::tunnel::Pool;
+use self::turns::Turns;
 use self::workers::Workers;
 use crate::flow::FlowSender;
 use crate::identity::Identities;
@@ -120,7 +123,20 @@ impl Proxy {
 
     /// How many connections of a pod were refused because it had too many.
     pub fn refused_connections(&self, pod: &NamespacedName) -> u64 {
-        self.shared.pod(pod).map_or(0, |pod| pod.slots.refused())
+        self.shared
+            .pod(pod)
+            .map_or(0, |pod| pod.account.refused_connections())
+    }
+
+    /// What each pod takes of this data path.
+    pub fn usage(&self) -> Vec<(NamespacedName, PodUsage)> {
+        let pods = self.shared.pods.read();
+        let pods = pods.unwrap_or_else(PoisonError::into_inner);
+        let usage = |(name, pod): (&NamespacedName, &Arc<LocalPod>)| {
+            let usage = pod.account.usage();
+            (name.clone(), usage)
+        };
+        pods.iter().map(usage).collect()
     }
 
     /// Starts to serve a pod. One of the same name that is served already is replaced: its
@@ -144,6 +160,11 @@ impl Proxy {
         let config = &self.shared.config;
         let mut local = LocalPod::new(pod, network, policy, own_ports, config);
         local.baggage = tunnel::baggage(&self.shared.config.cluster, &local.pod);
+        if let Some(turn) = config.turn {
+            let (turns, driver) = Turns::new(Arc::clone(&local.account), turn);
+            local.turns = Some(turns);
+            self.shared.tasks.spawn_on(&worker, driver);
+        }
         let local = Arc::new(local);
         let mut pods = self.pods_mut();
         let before = pods.insert(local.pod.name.clone(), Arc::clone(&local));
@@ -194,13 +215,18 @@ impl Proxy {
     fn listen(&self, worker: &Handle, role: Role, listener: TcpListener, pod: &Arc<LocalPod>) {
         let shared = Arc::clone(&self.shared);
         let pod = Arc::clone(pod);
-        self.shared.tasks.spawn_on(worker, async move {
+        let turns = pod.turns.clone();
+        let accept = async move {
             let leaving = pod.leaving.clone();
             let exhausted = &shared.counters.accept_exhausted;
             let serve = |connection| spawn(&shared, role, &pod, connection);
             let accepting = accept::accept_all(|| listener.accept(), exhausted, serve);
             let _left = leaving.run_until_cancelled(accepting).await;
-        });
+        };
+        match turns {
+            Some(turns) => self.shared.tasks.spawn_among(&turns, accept),
+            None => self.shared.tasks.spawn_on(worker, accept),
+        }
     }
 
     fn leave(&self, pod: Arc<LocalPod>, grace: Duration) {

@@ -86,7 +86,7 @@ async fn connect(
     let OrigDst(dialled) = dialled.ok_or(Outcome::NotRedirected)?;
     let dialled = canonical(dialled);
     record.towards(dialled);
-    record.occupy(client.slots.take()?);
+    record.occupy(client.account.connection()?);
     let table = shared.table();
     match table.route(&client.pod, OrigDst(dialled), rand::random()) {
         Route::Pod {

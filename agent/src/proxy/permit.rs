@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::account::Slot;
 use super::outcome::Outcome;
 use super::pod::LocalPod;
-use super::slots::Slot;
 use crate::model::SpiffeId;
 use crate::policy::{Decision, InboundPolicy, Permission, Request};
 
@@ -107,7 +107,9 @@ impl Permit {
         match decision.verdict {
             Permission::Permitted => {
                 // A pod that has too many connections still has to say how it is.
-                let slot = (!subject.probe).then(|| pod.slots.take()).transpose();
+                let slot = (!subject.probe)
+                    .then(|| pod.account.connection())
+                    .transpose();
                 let slot = match slot {
                     Ok(slot) => slot,
                     Err(full) => return Err((full, decision.audit)),

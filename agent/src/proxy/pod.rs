@@ -7,11 +7,12 @@ use http::HeaderValue;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::account::Account;
 use super::config::Config;
 use super::network::{PodKey, PodNetwork};
 use super::permit::PodState;
-use super::slots::Slots;
 use super::tunnel::Arrivals;
+use super::turns::Turns;
 use crate::policy::InboundPolicy;
 use crate::state::Pod;
 
@@ -26,8 +27,10 @@ pub(super) struct LocalPod {
     pub(super) state: watch::Sender<PodState>,
     /// Cancelled when no new connection is to be taken.
     pub(super) leaving: CancellationToken,
-    /// Its open connections.
-    pub(super) slots: Arc<Slots>,
+    /// What it takes of this proxy.
+    pub(super) account: Arc<Account>,
+    /// Where its tasks run, if pods take turns.
+    pub(super) turns: Option<Arc<Turns>>,
     /// Tunnels that are being set up, or wait to be.
     pub(super) arrivals: Arc<Arrivals>,
     /// Places for requests of peers that the state does not know yet.
@@ -51,7 +54,8 @@ impl LocalPod {
             network,
             state: watch::Sender::new(PodState { policy, closing }),
             leaving: CancellationToken::new(),
-            slots: Slots::new(config.connections_per_pod),
+            account: Account::new(config),
+            turns: None,
             arrivals: Arc::new(Arrivals::new(&config.tunnel)),
             unknown_peers: Semaphore::new(config.tunnel.unknown_peers_waiting),
             baggage: None,
@@ -102,5 +106,13 @@ impl LocalPod {
     pub(super) fn close(&self) {
         self.leaving.cancel();
         self.state.send_modify(|state| state.closing = true);
+    }
+}
+
+impl Drop for LocalPod {
+    fn drop(&mut self) {
+        if let Some(turns) = &self.turns {
+            turns.leave();
+        }
     }
 }

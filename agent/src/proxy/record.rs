@@ -7,9 +7,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
+use super::account::Slot;
 use super::outcome::Outcome;
 use super::permit::{Checked, Permit};
-use super::slots::Slot;
 use crate::flow::{
     Destination, Direction, FlowEvent, FlowProtocol, FlowSender, KernelStats, OpenFlow, OpenLabels,
     Source, TlsState,
@@ -74,6 +74,8 @@ pub(super) struct Record {
     /// Its places among the connections of the pods of this node: the client's, the
     /// server's.
     slots: [Option<Slot>; 2],
+    /// Of the bytes, those that are in their accounts: client to server, server to client.
+    accounted: (u64, u64),
     node: Arc<str>,
     direction: Direction,
     /// Who dialled.
@@ -111,6 +113,7 @@ impl Record {
             outcome: None,
             near: Near::Client,
             slots: [None, None],
+            accounted: (0, 0),
             node: Arc::clone(node),
             direction,
             source: Source::default(),
@@ -200,6 +203,24 @@ impl Record {
         }));
     }
 
+    /// Puts what was moved into the accounts of its pods.
+    pub(super) fn account(&mut self) {
+        let bytes = self.bytes();
+        if bytes == self.accounted {
+            return;
+        }
+        let sent = bytes.0.saturating_sub(self.accounted.0);
+        let received = bytes.1.saturating_sub(self.accounted.1);
+        self.accounted = bytes;
+        let [client, server] = &self.slots;
+        if let Some(client) = client {
+            client.moved(sent, received);
+        }
+        if let Some(server) = server {
+            server.moved(received, sent);
+        }
+    }
+
     /// Lets the metrics of a long connection grow before it ends.
     pub(super) fn progress(&mut self) {
         let (sent, received) = self.bytes();
@@ -230,6 +251,7 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        self.account();
         let outcome = self.outcome.take().unwrap_or(Outcome::AgentStopped);
         let (bytes_sent, bytes_received) = self.bytes();
         let elapsed = self.started.elapsed();

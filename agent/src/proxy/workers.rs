@@ -13,6 +13,11 @@ use std::thread;
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
 
+/// After so many polls a thread looks for sockets that have become ready, and for what
+/// other threads have woken, also where it has more to poll. Nearly all polls are turns of
+/// pods ([`super::turns`]): so this many of them is what a pod waits for its first.
+const POLLS: u32 = 2;
+
 /// The threads. They end when the token is cancelled, their tasks with them.
 #[derive(Debug, Default)]
 pub(super) struct Workers {
@@ -25,7 +30,11 @@ impl Workers {
     pub(super) fn start(count: usize, stop: &CancellationToken) -> io::Result<Self> {
         let mut handles = Vec::with_capacity(count);
         for number in 0..count {
-            let runtime = Builder::new_current_thread().enable_all().build()?;
+            let runtime = Builder::new_current_thread()
+                .enable_all()
+                .event_interval(POLLS)
+                .global_queue_interval(POLLS)
+                .build()?;
             handles.push(runtime.handle().clone());
             let stop = stop.clone();
             let name = format!("data-{number}");

@@ -107,6 +107,7 @@ pub(super) async fn relay<F: Far>(
             if let Poll::Ready(ended) = ways.poll(cx, &mut near, &mut far, record) {
                 return Poll::Ready(ended);
             }
+            record.account();
             limits.as_mut().poll(cx, &ways, (&near, &far), record)
         })
         .await
