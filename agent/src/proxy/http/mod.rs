@@ -2,6 +2,8 @@
 
 mod deadline;
 mod filter;
+mod limit;
 mod reason;
 mod replay;
+mod retry;
 mod timed;

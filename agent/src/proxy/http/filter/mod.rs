@@ -6,6 +6,7 @@
 //! [`mirror`] and [`grpc_web`].
 
 mod cors;
+pub(in crate::proxy) mod fault;
 pub(in crate::proxy) mod grpc_web;
 mod header;
 pub(in crate::proxy) mod mirror;
