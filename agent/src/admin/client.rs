@@ -13,11 +13,14 @@ use tower::service_fn;
 
 use super::generated::admin_client::AdminClient;
 use super::generated::flows_reply::Reply;
-use super::generated::{ExplainRequest, FlowsReply, FlowsRequest, GetRequest, StatusRequest};
+use super::generated::tap_reply::Reply as TapAnswer;
+use super::generated::{
+    ExplainRequest, FlowsReply, FlowsRequest, GetRequest, StatusRequest, TapReply, TapRequest,
+};
 use super::objects::{Kind, Object};
 use super::socket::SOCKET;
 use super::status::Status;
-use crate::flow::{Filter, FlowEvent};
+use crate::flow::{Filter, FlowEvent, TapEvent, TapLoss, TapWish};
 use crate::policy::Explanation;
 
 /// Objects of large clusters come in one answer.
@@ -54,6 +57,15 @@ pub enum FlowLine {
     Missed(u64),
 }
 
+/// One item of [`Client::tap`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum TapLine {
+    /// A request, and its JSON text as the agent sent it.
+    Request(Box<TapEvent>, String),
+    /// Matching requests that are not shown.
+    Lost(TapLoss),
+}
+
 /// A connection to the agent.
 #[derive(Debug)]
 pub struct Client(AdminClient<Channel>);
@@ -61,6 +73,10 @@ pub struct Client(AdminClient<Channel>);
 /// The records that [`Client::flows`] asked for.
 #[derive(Debug)]
 pub struct FlowLines(tonic::Streaming<FlowsReply>);
+
+/// The requests that [`Client::tap`] asked for.
+#[derive(Debug)]
+pub struct TapLines(tonic::Streaming<TapReply>);
 
 impl Client {
     /// Connects to the agent whose run directory this is.
@@ -142,6 +158,7 @@ impl Client {
         let request = ExplainRequest {
             source: source.to_owned(),
             destination: destination.to_owned(),
+            request: String::new(),
         };
         let reply = self
             .0
@@ -161,6 +178,17 @@ impl Client {
             .await
             .map_err(|status| refused(&status))?;
         Ok(FlowLines(reply.into_inner()))
+    }
+
+    /// Requests as they end, until what is returned is dropped.
+    pub async fn tap(&mut self, wish: &TapWish) -> Result<TapLines, ClientError> {
+        let wish = serde_json::to_string(wish)?;
+        let reply = self
+            .0
+            .tap(TapRequest { wish })
+            .await
+            .map_err(|status| refused(&status))?;
+        Ok(TapLines(reply.into_inner()))
     }
 }
 
@@ -212,6 +240,26 @@ impl FlowLines {
                 Ok(Some(FlowLine::Flow(Box::new(event), text)))
             }
             Some(Reply::Missed(count)) => Ok(Some(FlowLine::Missed(count))),
+            None => Err(ClientError::Gone("an empty reply".to_owned())),
+        }
+    }
+}
+
+impl TapLines {
+    /// The next one; `None` where the agent stops. Cancel safe.
+    pub async fn next(&mut self) -> Result<Option<TapLine>, ClientError> {
+        let Some(reply) = self.0.message().await.map_err(|status| refused(&status))? else {
+            return Ok(None);
+        };
+        match reply.reply {
+            Some(TapAnswer::Request(text)) => {
+                let event = parse(&text)?;
+                Ok(Some(TapLine::Request(Box::new(event), text)))
+            }
+            Some(TapAnswer::Lost(lost)) => Ok(Some(TapLine::Lost(TapLoss {
+                slow_reader: lost.slow_reader,
+                over_rate: lost.over_rate,
+            }))),
             None => Err(ClientError::Gone("an empty reply".to_owned())),
         }
     }

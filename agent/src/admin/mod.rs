@@ -32,7 +32,7 @@ pub(crate) mod tests;
 mod view;
 
 pub use authority::AuthorityFigures;
-pub use client::{Client, ClientError, FlowLine, FlowLines, bridge};
+pub use client::{Client, ClientError, FlowLine, FlowLines, TapLine, TapLines, bridge};
 pub use http::HttpServer;
 pub use objects::{
     Kind, Object, PolicyRow, ServiceEndpoint, ServicePortRow, ServiceRow, WorkloadRow,

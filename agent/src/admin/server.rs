@@ -11,11 +11,15 @@ use tonic::{Request, Response, Status as GrpcStatus};
 
 use super::generated::admin_server::{Admin, AdminServer as GrpcServer};
 use super::generated::flows_reply::Reply;
-use super::generated::{ExplainRequest, FlowsReply, FlowsRequest, GetRequest, Json, StatusRequest};
+use super::generated::tap_reply::Reply as TapAnswer;
+use super::generated::{
+    ExplainRequest, FlowsReply, FlowsRequest, GetRequest, Json, StatusRequest, TapLoss as Loss,
+    TapReply, TapRequest,
+};
 use super::objects::{Kind, list};
 use super::socket::SocketListener;
 use super::view::View;
-use crate::flow::{Filter, FlowEvent, Flows, Follower, Missed};
+use crate::flow::{Filter, FlowEvent, Flows, Follower, Missed, Tap, TapEvent, TapLoss, TapWish};
 
 /// Answers on the unix socket.
 #[derive(Clone, Debug)]
@@ -43,10 +47,12 @@ impl AdminServer {
 }
 
 type FlowStream = Pin<Box<dyn Stream<Item = Result<FlowsReply, GrpcStatus>> + Send>>;
+type TapStream = Pin<Box<dyn Stream<Item = Result<TapReply, GrpcStatus>> + Send>>;
 
 #[tonic::async_trait]
 impl Admin for AdminServer {
     type FlowsStream = FlowStream;
+    type TapStream = TapStream;
 
     async fn flows(
         &self,
@@ -74,6 +80,28 @@ impl Admin for AdminServer {
                         reply: Some(Reply::Missed(count)),
                     }),
                 });
+        Ok(Response::new(Box::pin(replies)))
+    }
+
+    async fn tap(&self, request: Request<TapRequest>) -> Result<Response<TapStream>, GrpcStatus> {
+        let request = request.into_inner();
+        let wish: TapWish = match request.wish.as_str() {
+            "" => TapWish::default(),
+            text => serde_json::from_str(text)
+                .map_err(|error| GrpcStatus::invalid_argument(format!("the wish: {error}")))?,
+        };
+        let tap = self.flows.taps().open(wish);
+        let tap = tap.map_err(|error| GrpcStatus::failed_precondition(error.to_string()))?;
+        let replies = tapped(tap).map(|item| {
+            let reply = match item {
+                Ok(event) => TapAnswer::Request(text(&*event)?),
+                Err(lost) => TapAnswer::Lost(Loss {
+                    slow_reader: lost.slow_reader,
+                    over_rate: lost.over_rate,
+                }),
+            };
+            Ok(TapReply { reply: Some(reply) })
+        });
         Ok(Response::new(Box::pin(replies)))
     }
 
@@ -115,6 +143,13 @@ fn following(follower: Follower) -> impl Stream<Item = Result<Arc<FlowEvent>, Mi
     stream::unfold(follower, |mut follower| async move {
         let item = follower.next().await?;
         Some((item, follower))
+    })
+}
+
+fn tapped(tap: Tap) -> impl Stream<Item = Result<Box<TapEvent>, TapLoss>> {
+    stream::unfold(tap, |mut tap| async move {
+        let item = tap.next().await?;
+        Some((item, tap))
     })
 }
 

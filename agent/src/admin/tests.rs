@@ -11,9 +11,13 @@ use tokio::task::JoinSet;
 use super::{
     AdminServer, AuthorityFigures, CertificateRow, Client, ClientError, FlowLine, FlowStatus,
     HttpServer, KernelStatus, Kind, Object, PodState, PodStatus, ProxyStatus, Severity,
-    SocketError, SocketListener, SourceStatus, Status, StatusProblem, View,
+    SocketError, SocketListener, SourceStatus, Status, StatusProblem, TapLine, View,
 };
-use crate::flow::{Filter, FlowEvent, FlowHub, FlowMetrics, FlowSender, Verdict, queue};
+use crate::flow::tests::ended;
+use crate::flow::{
+    EndedRequest, Filter, FlowEvent, FlowHub, FlowMetrics, FlowSender, RequestEnds, TapWish,
+    Verdict, queue,
+};
 use crate::model::{NamespacedName, SpiffeId, TrustDomain};
 use crate::policy::Table;
 use crate::state::{Dict, Pod, PodPhase, Service, ServicePort, Snapshot};
@@ -236,6 +240,49 @@ async fn flows_come_filtered_and_then_live() {
         count += 1;
     }
     assert_eq!(count, 4);
+}
+
+#[tokio::test]
+async fn a_tap_shows_live_requests_and_ends_with_its_client() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_tasks, sender) = serve(dir.path());
+    let mut client = Client::connect(dir.path()).await.unwrap();
+    let uri = http::Uri::from_static("/a?b=c");
+    let mut headers = http::HeaderMap::new();
+    let secret = http::HeaderValue::from_static("secret");
+    drop(headers.insert(http::header::AUTHORIZATION, secret));
+    assert!(sender.tap(&uri, &headers).is_none());
+    let wish = TapWish {
+        headers: true,
+        ..TapWish::default()
+    };
+    let mut lines = client.tap(&wish).await.unwrap();
+    let event = event();
+    let requests = sender.requests(RequestEnds {
+        node: event.node,
+        direction: event.direction,
+        source: event.source,
+        destination: event.destination,
+        tls: event.tls,
+        connection_id: "1".into(),
+    });
+    requests.record(EndedRequest {
+        tap: sender.tap(&uri, &headers),
+        ..ended(404)
+    });
+    let TapLine::Request(event, text) = lines.next().await.unwrap().unwrap() else {
+        panic!("a request was expected");
+    };
+    assert_eq!(event.flow.http.unwrap().status, 404);
+    assert_eq!(event.query.as_deref(), Some("b=***"));
+    assert!(
+        text.contains("authorization") && !text.contains("secret"),
+        "{text}"
+    );
+    drop((lines, client));
+    while sender.tap(&uri, &headers).is_some() {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]

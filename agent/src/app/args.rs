@@ -214,7 +214,7 @@ pub struct AgentArgs {
         value_name = "ADDR"
     )]
     pub metrics_addr: SocketAddr,
-    /// How many ended connections `fairlead flows` can look back on.
+    /// How many ended connections `fairlead flows` can look back on, and how many requests.
     #[arg(
         long,
         env = "FAIRLEAD_FLOWS_KEPT",
@@ -222,6 +222,14 @@ pub struct AgentArgs {
         value_name = "N"
     )]
     pub flows_kept: usize,
+    /// Headers whose values `fairlead tap` never shows, beside those of credentials.
+    #[arg(
+        long,
+        env = "FAIRLEAD_TAP_REDACT",
+        value_delimiter = ',',
+        value_name = "HEADER,…"
+    )]
+    pub tap_redact: Vec<String>,
     /// How many threads carry connections; as many as there are cores where not given.
     #[arg(long, env = "FAIRLEAD_WORKERS", value_name = "N")]
     pub workers: Option<usize>,

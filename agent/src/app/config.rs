@@ -10,6 +10,7 @@ use ipnet::IpNet;
 
 use super::args::{AgentArgs, KernelArgs, KubeArgs, KubeletArg, SourceArg};
 use crate::cluster::kube::Access;
+use crate::flow::Redaction;
 use crate::model::{NodeName, TrustDomain};
 use crate::state::ObjectKind;
 use crate::{cluster, cni, identity, proxy, redirect};
@@ -30,6 +31,7 @@ pub(super) struct AgentConfig {
     pub(super) taint: Option<Access>,
     pub(super) metrics_addr: SocketAddr,
     pub(super) flows_kept: usize,
+    pub(super) redaction: Redaction,
     pub(super) drain: Duration,
     pub(super) replace: bool,
 }
@@ -79,6 +81,7 @@ impl AgentConfig {
             run_dir: args.run_dir,
             metrics_addr: args.metrics_addr,
             flows_kept: args.flows_kept,
+            redaction: Redaction::new(&args.tap_redact),
             drain: args.drain,
             replace: args.replace,
             node,
@@ -100,6 +103,7 @@ impl AgentConfig {
             remove_taint = config.taint.is_some(),
             metrics_addr = %config.metrics_addr,
             flows_kept = config.flows_kept,
+            redaction = ?config.redaction,
             connections_per_pod = config.proxy.connections_per_pod,
             requests_per_pod = config.proxy.requests_per_pod,
             pod_turn = ?config.proxy.turn,

@@ -115,7 +115,7 @@ async fn agent(config: AgentConfig) -> anyhow::Result<()> {
         tasks.start("kernel events", records);
     }
     let (hub, flows) = FlowHub::new(records, config.flows_kept);
-    tasks.keep("flows", hub.run());
+    tasks.keep("flows", hub.redacting(config.redaction).run());
     tasks.keep("metrics", metrics.clone().forget_idle());
 
     // Records to people.

@@ -1,60 +1,48 @@
 //! `fairlead flows`
 
 use std::io::Write;
-use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use jiff::tz::TimeZone;
 
+use super::filters::FilterFlags;
 use super::nodes::AllNodes;
 use super::output::{Format, FormatFlag, Paint, Printer, bytes, span};
+use super::shown;
 use super::table::{Cell, Table};
 use super::{AgentAddress, Outcome};
 use crate::admin::FlowLine;
-use crate::flow::{
-    Destination, Direction, Filter, FlowEvent, FlowProtocol, PodFilter, Source, TlsState, Verdict,
-};
+use crate::flow::{Filter, FlowEvent, RecordKind};
 
 const HELP: &str = "\
 Examples:
   fairlead flows --last 20                      the newest 20
   fairlead flows -f --verdict denied            what is refused, as it happens, and by which rule
   fairlead flows --pod shop/web-1 --since 5m    all of one pod in the last five minutes
+  fairlead flows -f --status 5xx                requests that fail, as they end
+  fairlead flows --path /cart --min-latency 1s  slow requests to /cart and below
+  fairlead flows --path '/v1/*/items' --method GET,HEAD
   fairlead flows -f -o json | jq .reason        one object a line
   fairlead flows -A -f -n shop                  of all nodes of the cluster
 
-SENT is what the client sent, RECEIVED what it got back. A connection is shown when it
-has ended; one between two pods of this node is shown once, as outbound.";
+A connection is shown when it has ended, and each HTTP request that it carried when that has;
+one between two pods of this node is shown once, as outbound. SENT is what the client sent,
+RECEIVED what it got back: of requests the bodies. Paths are shown without their queries;
+`fairlead tap --headers` shows more of live requests.";
 
-/// Show connections: who talked to whom, whether it was permitted, and by which rule
+/// Show connections and requests: who asked whom, whether it was permitted, and by which rule
 #[derive(Debug, Args)]
 #[command(after_help = HELP)]
 pub(super) struct Command {
     /// Go on with new ones as they end.
     #[arg(short, long, env = "FAIRLEAD_FOLLOW")]
     follow: bool,
-    /// Only with the client or the server in this namespace.
-    #[arg(short, long, env = "FAIRLEAD_NAMESPACE")]
-    namespace: Option<String>,
-    /// Only with this pod at either end.
-    #[arg(short, long, env = "FAIRLEAD_POD", value_name = "[NAMESPACE/]NAME")]
-    pod: Option<PodFilter>,
-    /// Only to this Service.
-    #[arg(short, long, env = "FAIRLEAD_SERVICE", value_name = "[NAMESPACE/]NAME")]
-    service: Option<PodFilter>,
-    /// Only to this port, as the client dialled it.
-    #[arg(long, env = "FAIRLEAD_PORT")]
-    port: Option<u16>,
-    /// Only those that ended so.
-    #[arg(long, env = "FAIRLEAD_VERDICT")]
-    verdict: Option<Verdict>,
-    /// Only those that were reported from this side.
-    #[arg(long, env = "FAIRLEAD_DIRECTION")]
-    direction: Option<Direction>,
-    /// Only those that carried this.
-    #[arg(long, env = "FAIRLEAD_PROTOCOL")]
-    protocol: Option<FlowProtocol>,
+    /// Only records of connections, or only those of requests.
+    #[arg(long, env = "FAIRLEAD_KIND")]
+    kind: Option<RecordKind>,
+    #[command(flatten)]
+    filter: FilterFlags,
     /// Only those that ended within this time, such as 30s, 5m or 2h.
     #[arg(long, env = "FAIRLEAD_SINCE", value_parser = humantime::parse_duration, value_name = "TIME")]
     since: Option<Duration>,
@@ -89,15 +77,10 @@ impl Command {
 
     fn filter(&self) -> Filter {
         Filter {
-            namespace: self.namespace.clone(),
-            pod: self.pod.clone(),
-            service: self.service.clone(),
-            port: self.port,
-            verdict: self.verdict,
-            direction: self.direction,
-            protocol: self.protocol,
+            kind: self.kind,
             since: self.since,
             last: self.last,
+            ..self.filter.filter()
         }
     }
 }
@@ -120,8 +103,11 @@ impl<W: Write> View<W> {
             "SOURCE",
             "",
             "DESTINATION",
+            "PROTOCOL",
             "TLS",
             "VERDICT",
+            "STATUS",
+            "REQUEST",
             "SENT",
             "RECEIVED",
             "DURATION",
@@ -178,7 +164,8 @@ impl<W: Write> View<W> {
     pub(super) fn finish(mut self) -> anyhow::Result<Printer<W>> {
         self.flush()?;
         if self.format == Format::Table && !self.headed {
-            self.printer.painted(Paint::Dim, "no connection matches")?;
+            self.printer
+                .painted(Paint::Dim, "no connection or request matches")?;
         }
         Ok(self.printer)
     }
@@ -186,85 +173,22 @@ impl<W: Write> View<W> {
 
 fn row(event: &FlowEvent, zone: &TimeZone) -> Vec<Cell> {
     let time = event.time.to_zoned(zone.clone());
-    let tls = match (event.tls, event.verdict) {
-        (TlsState::Mtls, _) => Cell::painted(Paint::Good, "mtls"),
-        (TlsState::None, Verdict::Forwarded) => Cell::painted(Paint::Warn, "none"),
-        (TlsState::None, Verdict::Denied | Verdict::Failed) => Cell::painted(Paint::Dim, "none"),
-        (TlsState::Passthrough, _) => Cell::from("passthrough"),
-    };
-    let verdict = match event.verdict {
-        Verdict::Forwarded => Paint::Good,
-        Verdict::Denied => Paint::Bad,
-        Verdict::Failed => Paint::Warn,
-    };
+    let none = || Cell::painted(Paint::Dim, "-");
+    let http = event.http.as_ref();
     vec![
         Cell::painted(Paint::Dim, &time.strftime("%H:%M:%S%.3f").to_string()),
         event.direction.as_str().into(),
-        source(&event.source).into(),
+        shown::source(&event.source).into(),
         "->".into(),
-        destination(&event.destination).into(),
-        tls,
-        Cell::painted(verdict, event.verdict.as_str()),
+        shown::destination(&event.destination).into(),
+        event.protocol.as_str().into(),
+        shown::tls(event),
+        shown::verdict(event.verdict),
+        http.map_or_else(none, shown::status),
+        http.map_or_else(none, |http| shown::request(http).into()),
         bytes(event.bytes_sent).into(),
         bytes(event.bytes_received).into(),
         span(event.duration_ms).into(),
-        reason(event).into(),
+        shown::reason(event).into(),
     ]
 }
-
-fn source(source: &Source) -> String {
-    match (&source.namespace, &source.pod, source.ip) {
-        (Some(namespace), Some(pod), _) => format!("{namespace}/{pod}"),
-        (_, _, Some(ip)) => ip.to_string(),
-        (_, _, None) => "unknown".to_owned(),
-    }
-}
-
-fn destination(to: &Destination) -> String {
-    let port = to.port;
-    let pod = match (&to.namespace, &to.pod) {
-        (Some(namespace), Some(pod)) => Some(format!("{namespace}/{pod}")),
-        _ => None,
-    };
-    let address = to
-        .ip
-        .map(|ip: IpAddr| SocketAddr::new(ip, port).to_string());
-    match (pod, &to.service, address) {
-        (Some(pod), Some(service), _) => format!("{pod}:{port} ({service})"),
-        (Some(pod), None, _) => format!("{pod}:{port}"),
-        (None, Some(service), Some(address)) => format!("{address} ({service})"),
-        (None, None, Some(address)) => address,
-        (None, Some(service), None) => format!("{service}:{port}"),
-        (None, None, None) => format!("unknown:{port}"),
-    }
-}
-
-fn reason(event: &FlowEvent) -> String {
-    let mut reason = event.reason.clone();
-    if let Some(policy) = &event.policy {
-        reason = format!("{reason} by {policy}");
-    }
-    if !event.audit.is_empty() {
-        reason = format!("{reason} (audit: {})", event.audit.join(", "));
-    }
-    reason
-}
-
-macro_rules! value_enum {
-    ($type:ty) => {
-        impl ValueEnum for $type {
-            fn value_variants<'a>() -> &'a [Self] {
-                Self::ALL
-            }
-
-            fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
-                Some(self.as_str().into())
-            }
-        }
-    };
-}
-
-value_enum!(Verdict);
-value_enum!(Direction);
-value_enum!(FlowProtocol);
-value_enum!(crate::admin::Kind);

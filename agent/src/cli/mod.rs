@@ -13,14 +13,17 @@ mod cni;
 mod completions;
 mod environment;
 mod explain;
+mod filters;
 mod flows;
 mod get;
 mod install;
 mod lint;
 mod nodes;
 mod output;
+mod shown;
 mod status;
 mod table;
+mod tap;
 #[cfg(test)]
 mod tests;
 mod uninstall;
@@ -40,7 +43,8 @@ Start here:
   fairlead check                                   is this machine able to run the mesh?
   fairlead agent --node N1 --source dir:mesh --ca dir:ca    mesh the pods of node N1
   fairlead status                                  what is meshed, and what is wrong
-  fairlead flows -f                                every connection as it ends
+  fairlead flows -f                                every connection and request as it ends
+  fairlead tap --headers --path /cart              live requests, with their headers
   fairlead explain shop/web-1 bank/ledger:80       may this pod talk to that service, and why?
 
 Exit codes: 0 done, 1 found a problem, 2 wrong usage, 3 the agent can't be reached.
@@ -69,6 +73,7 @@ enum Command {
     Ca(ca::Command),
     Status(status::Command),
     Flows(flows::Command),
+    Tap(tap::Command),
     Explain(explain::Command),
     Get(get::Command),
     Check(check::Command),
@@ -131,6 +136,7 @@ fn dispatch(command: Command, printer: Printer<io::StdoutLock<'_>>) -> anyhow::R
         }
         Command::Status(command) => wait(command.run(printer)),
         Command::Flows(command) => wait(command.run(printer)),
+        Command::Tap(command) => wait(command.run(printer)),
         Command::Explain(command) => wait(command.run(printer)),
         Command::Get(command) => wait(command.run(printer)),
         Command::Check(command) => command.run(printer),

@@ -15,13 +15,15 @@ use super::flows::View;
 use super::output::{Format, Paint, Printer, harmless};
 use super::status::{between, table};
 use super::table::Cell;
+use super::tap;
 use super::{Outcome, say};
 use crate::admin::{
-    Client, ClientError, FlowLine, FlowLines, Kind, Object, PodState, Severity, Status,
+    Client, ClientError, FlowLine, FlowLines, Kind, Object, PodState, Severity, Status, TapLine,
+    TapLines,
 };
 use crate::app::KubeArgs;
 use crate::app::kubernetes::{self, NodeAgent};
-use crate::flow::Filter;
+use crate::flow::{Filter, TapWish};
 
 /// How long an agent may take to answer: one that is stuck must not hide the others.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -165,6 +167,55 @@ impl AllNodes {
         let _printer = view.finish()?;
         Ok(outcome)
     }
+}
+
+impl AllNodes {
+    /// `fairlead tap -A`
+    pub(super) async fn tap<W: Write>(
+        &self,
+        wish: &TapWish,
+        mut view: tap::View<W>,
+    ) -> anyhow::Result<Outcome> {
+        let mut streams = SelectAll::new();
+        let mut outcome = Outcome::Done;
+        for agent in self.agents().await? {
+            let node = agent.node;
+            let lines = match agent.client {
+                Ok(mut client) => client.tap(wish).await,
+                Err(error) => Err(ClientError::Gone(error)),
+            };
+            match lines {
+                Ok(lines) => streams.push(Box::pin(tapped_on(node, lines))),
+                Err(error) => outcome = broken(&node, &error),
+            }
+        }
+        while !view.has_enough()
+            && let Some((node, line)) = streams.next().await
+        {
+            match line {
+                Ok(line) => view.add(&line)?,
+                Err(error) => outcome = broken(&node, &error),
+            }
+        }
+        Ok(outcome)
+    }
+}
+
+/// The requests of one node; an error is the last item.
+fn tapped_on(
+    node: String,
+    lines: TapLines,
+) -> impl Stream<Item = (String, Result<TapLine, ClientError>)> {
+    unfold(Some(lines), move |lines| {
+        let node = node.clone();
+        async move {
+            let mut lines = lines?;
+            match lines.next().await {
+                Ok(line) => Some(((node, Ok(line?)), Some(lines))),
+                Err(error) => Some(((node, Err(error)), None)),
+            }
+        }
+    })
 }
 
 /// The records of one node; an error is the last item.

@@ -20,6 +20,11 @@ impl Cell {
         }
     }
 
+    /// Alone, outside of a table.
+    pub(super) fn show(&self, styles: Styles) -> String {
+        styles.paint(self.paint, &self.text)
+    }
+
     fn width(&self) -> usize {
         self.text.chars().count()
     }

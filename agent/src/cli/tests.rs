@@ -5,11 +5,14 @@ use jiff::tz::TimeZone;
 
 use super::flows::View;
 use super::output::{Colour, Format, Paint, Printer, Styles, bytes, harmless, span};
-use super::{Cli, Outcome, exit_code, get, status};
+use super::{Cli, Outcome, exit_code, get, status, tap};
 use crate::admin::{
-    ClientError, FlowLine, Kind, Object, ServiceEndpoint, ServicePortRow, ServiceRow, WorkloadRow,
+    ClientError, FlowLine, Kind, Object, ServiceEndpoint, ServicePortRow, ServiceRow, TapLine,
+    WorkloadRow,
 };
-use crate::flow::{FlowEvent, Source, TlsState, Verdict};
+use crate::flow::{
+    FlowEvent, FlowProtocol, Source, TapEvent, TapHeader, TapLoss, TlsState, Verdict,
+};
 
 fn printer() -> Printer<Vec<u8>> {
     Printer::new(Vec::new(), Styles::PLAIN)
@@ -44,7 +47,12 @@ fn lines() -> Vec<FlowLine> {
         duration_ms: 3,
         ..event.clone()
     };
-    vec![line(event), line(denied)]
+    let mut grpc = crate::flow::tests::request_event();
+    grpc.protocol = FlowProtocol::Grpc;
+    if let Some(http) = &mut grpc.http {
+        http.grpc_status = Some(14);
+    }
+    vec![line(event), line(denied), line(grpc)]
 }
 
 fn show(format: Format) -> String {
@@ -67,7 +75,10 @@ fn flows_are_one_json_object_a_line() {
         .lines()
         .map(|line| serde_json::from_str::<FlowEvent>(line).unwrap());
     let verdicts: Vec<Verdict> = events.map(|event| event.verdict).collect();
-    assert_eq!(verdicts, [Verdict::Forwarded, Verdict::Denied]);
+    assert_eq!(
+        verdicts,
+        [Verdict::Forwarded, Verdict::Denied, Verdict::Forwarded]
+    );
 }
 
 #[test]
@@ -75,7 +86,7 @@ fn lost_records_are_told_in_every_format() {
     for (format, expected) in [
         (
             Format::Table,
-            "7 records went by unseen: this side read too slowly\nno connection matches",
+            "7 records went by unseen: this side read too slowly\nno connection or request matches",
         ),
         (Format::Json, "{\"missed\":7}"),
         (Format::Yaml, "---\nmissed: 7"),
@@ -84,6 +95,42 @@ fn lost_records_are_told_in_every_format() {
         view.add(&FlowLine::Missed(7)).unwrap();
         check(&text(view.finish().unwrap()), expected);
     }
+}
+
+/// What `fairlead tap` prints of a request and of what was lost.
+fn tapped(format: Format) -> String {
+    let header = |name: &str, value: &str| TapHeader {
+        name: name.to_owned(),
+        value: value.to_owned(),
+    };
+    let event = TapEvent {
+        flow: crate::flow::tests::request_event(),
+        query: Some("card=***".to_owned()),
+        request_headers: vec![header("cookie", "***"), header("x-a", "1\u{1b}[2J")],
+        response_headers: vec![header("server", "nginx")],
+    };
+    let json = serde_json::to_string(&event).unwrap();
+    let lost = TapLoss {
+        slow_reader: 2,
+        over_rate: 5,
+    };
+    let mut view = tap::View::new(printer(), format, TimeZone::UTC, Some(1));
+    view.add(&TapLine::Lost(lost)).unwrap();
+    assert!(!view.has_enough());
+    view.add(&TapLine::Request(Box::new(event), json)).unwrap();
+    assert!(view.has_enough());
+    text(view.into_printer())
+}
+
+#[test]
+fn a_tapped_request_is_shown_with_its_headers() {
+    check(&tapped(Format::Table), include_str!("tests/tap.txt"));
+    let json = tapped(Format::Json);
+    let mut lines = json.lines();
+    let lost = lines.next().unwrap();
+    assert_eq!(lost, "{\"lost\":{\"slow_reader\":2,\"over_rate\":5}}");
+    let event: TapEvent = serde_json::from_str(lines.next().unwrap()).unwrap();
+    assert_eq!(event.query.as_deref(), Some("card=***"));
 }
 
 #[test]
@@ -168,6 +215,9 @@ fn wrong_usage_is_2() {
         vec!["fairlead"],
         vec!["fairlead", "flows", "--verdict", "maybe"],
         vec!["fairlead", "flows", "--since", "yesterday"],
+        vec!["fairlead", "flows", "--status", "6x"],
+        vec!["fairlead", "flows", "--path", "cart"],
+        vec!["fairlead", "tap", "--sample", "0"],
         vec!["fairlead", "get", "everything"],
         vec![
             "fairlead",

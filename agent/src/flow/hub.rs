@@ -9,8 +9,10 @@ use tokio::sync::broadcast;
 use super::event::FlowEvent;
 use super::filter::Filter;
 use super::recent::RequestRing;
+use super::request::RequestRecord;
 use super::ring::Ring;
 use super::sender::{FlowReceiver, Recorded};
+use super::tap::{Redaction, Taps};
 
 /// How many records a follower may be behind before it loses some.
 const FOLLOWER_LAG: usize = 4096;
@@ -24,6 +26,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 pub struct FlowHub {
     receiver: FlowReceiver,
     flows: Flows,
+    redaction: Redaction,
 }
 
 /// Reads what the hub has. A clone reads the same.
@@ -31,6 +34,7 @@ pub struct FlowHub {
 pub struct Flows {
     kept: Arc<Mutex<Kept>>,
     feed: broadcast::Sender<Arc<FlowEvent>>,
+    taps: Taps,
 }
 
 /// The last records.
@@ -50,22 +54,43 @@ impl FlowHub {
                 requests: RequestRing::new(keep),
             })),
             feed: broadcast::channel(FOLLOWER_LAG).0,
+            taps: receiver.taps.clone(),
         };
         let hub = Self {
             receiver,
             flows: flows.clone(),
+            redaction: Redaction::default(),
         };
         (hub, flows)
+    }
+
+    /// Hides of tapped requests what this says.
+    #[must_use]
+    pub fn redacting(self, redaction: Redaction) -> Self {
+        Self { redaction, ..self }
     }
 
     /// Runs until every sender is gone and the queue is empty.
     pub async fn run(mut self) {
         while let Some(recorded) = self.receiver.take().await {
-            self.flows.push(recorded);
+            self.push(recorded);
             while let Some(recorded) = self.receiver.try_take() {
-                self.flows.push(recorded);
+                self.push(recorded);
             }
+            self.flows.taps.turn();
             tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    fn push(&self, recorded: Recorded) {
+        match recorded {
+            Recorded::Connection(event) => self.flows.push_connection(event),
+            Recorded::Request(mut request) => {
+                if let Some(tapped) = request.tap.take() {
+                    self.flows.taps.offer(&request, &tapped, &self.redaction);
+                }
+                self.flows.push_request(request);
+            }
         }
     }
 }
@@ -76,24 +101,28 @@ impl Flows {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push(&self, recorded: Recorded) {
+    // What is sent, is sent under the lock: a follower that starts now sees each record once.
+
+    fn push_connection(&self, event: Box<FlowEvent>) {
+        let event = Arc::from(event);
         let mut kept = self.kept();
-        // Sent under the lock: a follower that starts now sees each record once.
-        match recorded {
-            Recorded::Connection(event) => {
-                let event = Arc::from(event);
-                kept.connections.push(Arc::clone(&event));
-                // No follower at all is no error.
-                let _followers = self.feed.send(event).unwrap_or(0);
-            }
-            Recorded::Request(request) => {
-                if self.feed.receiver_count() > 0 {
-                    let event = Arc::new(request.event());
-                    let _followers = self.feed.send(event).unwrap_or(0);
-                }
-                kept.requests.push(request);
-            }
+        kept.connections.push(Arc::clone(&event));
+        // No follower at all is no error.
+        let _followers = self.feed.send(event).unwrap_or(0);
+    }
+
+    fn push_request(&self, request: RequestRecord) {
+        let mut kept = self.kept();
+        if self.feed.receiver_count() > 0 {
+            let event = Arc::new(request.event());
+            let _followers = self.feed.send(event).unwrap_or(0);
         }
+        kept.requests.push(request);
+    }
+
+    /// Those who look at requests as they end.
+    pub fn taps(&self) -> &Taps {
+        &self.taps
     }
 
     /// The records that match, oldest first, and at most [`Filter::last`] of them.

@@ -24,6 +24,7 @@ mod request;
 mod requests;
 mod ring;
 mod sender;
+mod tap;
 #[cfg(test)]
 pub(crate) mod tests;
 mod text;
@@ -32,8 +33,9 @@ pub use event::{
     Destination, Direction, FlowEvent, FlowProtocol, HttpFlow, KernelStats, Source, TlsState,
     Verdict,
 };
-pub use filter::{Filter, PodFilter};
+pub use filter::{Filter, PathFilter, PodFilter, RecordKind, StatusFilter};
 pub use hub::{FlowHub, Flows, Follower, Missed};
 pub use metrics::{FlowMetrics, OpenLabels};
 pub use request::{EndedRequest, RequestEnds, RequestFlow};
 pub use sender::{FlowReceiver, FlowSender, OpenFlow, queue};
+pub use tap::{Redaction, Tap, TapEvent, TapHeader, TapLoss, TapWish, Tapped, Taps, TooManyTaps};

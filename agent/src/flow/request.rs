@@ -14,6 +14,7 @@ use super::event::{
 use super::metrics::OpenLabels;
 use super::requests::RequestSeries;
 use super::sender::FlowSender;
+use super::tap::Tapped;
 use super::text;
 
 /// What all requests of one connection to one server have in common.
@@ -68,6 +69,8 @@ pub struct EndedRequest<'a> {
     pub bytes_received: u64,
     /// From the request's head to the end of the answer.
     pub duration: Duration,
+    /// What [`FlowSender::tap`] noted at its start.
+    pub tap: Option<Box<Tapped>>,
 }
 
 /// Takes the requests between two ends. Kept for as long as the ends are the same: then a
@@ -118,6 +121,7 @@ impl RequestFlow {
             bytes_sent: request.bytes_sent,
             bytes_received: request.bytes_received,
             duration: request.duration,
+            tap: request.tap,
         });
     }
 
@@ -140,7 +144,7 @@ impl RequestFlow {
 }
 
 /// A request as it is kept: a [`FlowEvent`] is made of it only for who asks.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct RequestRecord {
     pub(super) ends: Arc<RequestEnds>,
     pub(super) time: Timestamp,
@@ -160,6 +164,8 @@ pub(super) struct RequestRecord {
     bytes_sent: u64,
     bytes_received: u64,
     duration: Duration,
+    /// Goes before it is kept.
+    pub(super) tap: Option<Box<Tapped>>,
 }
 
 impl RequestRecord {
@@ -217,7 +223,7 @@ pub(super) mod tests {
         }
     }
 
-    pub(in crate::flow) fn ended(status: u16) -> EndedRequest<'static> {
+    pub(crate) fn ended(status: u16) -> EndedRequest<'static> {
         EndedRequest {
             protocol: FlowProtocol::Http2,
             method: &Method::GET,
@@ -235,6 +241,7 @@ pub(super) mod tests {
             bytes_sent: 10,
             bytes_received: 20,
             duration: Duration::from_micros(1500),
+            tap: None,
         }
     }
 

@@ -290,7 +290,7 @@ mod tests {
         requests.record(EndedRequest {
             protocol: FlowProtocol::Grpc,
             grpc_status: Some(14),
-            duration: Duration::from_secs(7200),
+            duration: Duration::from_hours(2),
             ..ended(200)
         });
         let text = scrape(&metrics);

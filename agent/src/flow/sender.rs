@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use http::{HeaderMap, Uri};
 use tokio::sync::mpsc;
 
 use super::event::FlowEvent;
@@ -10,22 +11,30 @@ use super::metrics::{FlowMetrics, OpenLabels, Series};
 use super::open::{Ends, OpenByPod};
 use super::request::{RequestEnds, RequestFlow, RequestRecord};
 use super::requests::RequestSeries;
+use super::tap::{Tapped, Taps};
 use crate::model::NamespacedName;
 
 /// Makes the queue between the data path and the [`super::FlowHub`]; it holds up to
 /// `capacity` records.
 pub fn queue(capacity: usize, metrics: FlowMetrics) -> (FlowSender, FlowReceiver) {
     let (sender, receiver) = mpsc::channel(capacity);
+    let taps = Taps::default();
     let sender = FlowSender {
         queue: sender,
         dropped: Arc::new(AtomicU64::new(0)),
         open: OpenByPod::default(),
         metrics,
+        taps: taps.clone(),
     };
-    (sender, FlowReceiver(receiver))
+    let queue = receiver;
+    (sender, FlowReceiver { queue, taps })
 }
 
 /// What the queue carries.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "requests are the many: a box would be an allocation for each"
+)]
 #[derive(Debug)]
 pub(super) enum Recorded {
     Connection(Box<FlowEvent>),
@@ -49,32 +58,36 @@ pub struct FlowSender {
     dropped: Arc<AtomicU64>,
     open: OpenByPod,
     metrics: FlowMetrics,
+    taps: Taps,
 }
 
 /// The other end of [`queue`].
 #[derive(Debug)]
-pub struct FlowReceiver(mpsc::Receiver<Recorded>);
+pub struct FlowReceiver {
+    queue: mpsc::Receiver<Recorded>,
+    pub(super) taps: Taps,
+}
 
 impl FlowReceiver {
     /// The next record; `None` once every sender is gone and all was taken.
     /// Cancel safe.
     pub async fn recv(&mut self) -> Option<FlowEvent> {
-        self.0.recv().await.map(Recorded::into_event)
+        self.queue.recv().await.map(Recorded::into_event)
     }
 
     /// The next record if one is waiting.
     pub fn try_recv(&mut self) -> Option<FlowEvent> {
-        self.0.try_recv().ok().map(Recorded::into_event)
+        self.queue.try_recv().ok().map(Recorded::into_event)
     }
 
     /// [`FlowReceiver::recv`], as it was queued.
     pub(super) async fn take(&mut self) -> Option<Recorded> {
-        self.0.recv().await
+        self.queue.recv().await
     }
 
     /// [`FlowReceiver::try_recv`], as it was queued.
     pub(super) fn try_take(&mut self) -> Option<Recorded> {
-        self.0.try_recv().ok()
+        self.queue.try_recv().ok()
     }
 }
 
@@ -108,6 +121,14 @@ impl FlowSender {
     /// all of them.
     pub fn requests(&self, ends: RequestEnds) -> RequestFlow {
         RequestFlow::new(self.clone(), ends)
+    }
+
+    /// Notes the head of a request, as the client sent it, for [`EndedRequest::tap`]; `None`
+    /// where nobody looks, which costs one relaxed load.
+    ///
+    /// [`EndedRequest::tap`]: super::EndedRequest::tap
+    pub fn tap(&self, uri: &Uri, headers: &HeaderMap) -> Option<Box<Tapped>> {
+        self.taps.note(uri, headers)
     }
 
     /// How many records were dropped because the queue was full.

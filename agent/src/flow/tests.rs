@@ -6,10 +6,20 @@ use prometheus_client::registry::Registry;
 
 use crate::model::NamespacedName;
 
+pub(crate) use super::request::tests::ended;
 use super::{
     Destination, Direction, Filter, FlowEvent, FlowHub, FlowMetrics, FlowProtocol, Missed,
     OpenLabels, Source, TlsState, Verdict, queue,
 };
+
+/// A request of `shop/web-1` to the Service `bank/ledger`.
+pub(crate) fn request_event() -> FlowEvent {
+    let record = super::request::tests::record("web-1", 10);
+    FlowEvent {
+        time: event().time,
+        ..record.event()
+    }
+}
 
 /// A connection of `shop/web-1` to the Service `bank/ledger`.
 pub(crate) fn event() -> FlowEvent {
@@ -98,6 +108,79 @@ fn every_field_must_match() {
         f.namespace = Some("other".into());
     };
     check(mixed, false);
+}
+
+fn request(path: &str, status: u16, duration_ms: u64) -> FlowEvent {
+    let mut event = request_event();
+    event.duration_ms = duration_ms;
+    if let Some(http) = &mut event.http {
+        http.path = path.into();
+        http.status = status;
+    }
+    event
+}
+
+#[test]
+fn fields_of_requests_match_requests_only() {
+    let about: [fn(&mut Filter); 7] = [
+        |f| f.kind = Some(super::RecordKind::Request),
+        |f| f.method = vec!["GET".into()],
+        |f| f.path = Some("/cart".parse().unwrap()),
+        |f| f.host = Some("LEDGER.bank".into()),
+        |f| f.status = vec!["2xx".parse().unwrap()],
+        |f| f.route = Some("bank/ledger".into()),
+        |f| f.min_latency = Some(Duration::from_millis(5)),
+    ];
+    let request = request("/cart/7", 200, 5);
+    for change in about {
+        check(change, false);
+        assert!(filter(change).matches(&request), "{:?}", filter(change));
+    }
+    let connections = filter(|f| f.kind = Some(super::RecordKind::Connection));
+    assert!(connections.matches(&event()) && !connections.matches(&request));
+}
+
+#[test]
+fn paths_match_by_segments_or_by_pattern() {
+    #[track_caller]
+    fn matches(pattern: &str, path: &str, expected: bool) {
+        let filter = filter(|f| f.path = Some(pattern.parse().unwrap()));
+        assert_eq!(filter.matches(&request(path, 200, 0)), expected);
+    }
+    matches("/api", "/api", true);
+    matches("/api/", "/api/v1", true);
+    matches("/api", "/apis", false);
+    matches("/", "/anything", true);
+    matches("/api/*/items", "/api/v1/items", true);
+    matches("/api/*/items", "/api/v1/items/7", false);
+    matches("*.php", "/a/b.php", true);
+    matches("/a*", "/apis", true);
+    matches("/*a*b", "/xab", true);
+    matches("/*a*b", "/xba", false);
+    matches("/a*a", "/a", false);
+    for bad in ["", "api", "/a?b=1"] {
+        assert!(bad.parse::<super::PathFilter>().is_err(), "{bad} was taken");
+    }
+}
+
+#[test]
+fn statuses_match_by_code_or_class() {
+    #[track_caller]
+    fn matches(wanted: &[&str], status: u16, expected: bool) {
+        let filter = filter(|f| f.status = wanted.iter().map(|it| it.parse().unwrap()).collect());
+        let json = serde_json::to_string(&filter).unwrap();
+        assert_eq!(serde_json::from_str::<Filter>(&json).unwrap(), filter);
+        assert_eq!(filter.matches(&request("/", status, 0)), expected);
+    }
+    matches(&["404"], 404, true);
+    matches(&["404"], 403, false);
+    matches(&["404", "5xx"], 503, true);
+    matches(&["5xx"], 499, false);
+    matches(&["0"], 0, true);
+    for bad in ["", "xx", "0xx", "55", "5x", "-1", "1000"] {
+        let parsed = bad.parse::<super::StatusFilter>();
+        assert!(parsed.is_err(), "{bad} was taken");
+    }
 }
 
 #[test]
@@ -254,7 +337,7 @@ async fn connections_and_requests_come_in_the_order_of_time() {
     for number in 0..3 {
         requests.record(super::EndedRequest {
             bytes_sent: number,
-            ..super::request::tests::ended(200)
+            ..ended(200)
         });
         sender.record(FlowEvent {
             time: Timestamp::now(),
@@ -271,9 +354,9 @@ async fn connections_and_requests_come_in_the_order_of_time() {
     };
     assert_eq!(sent(None), [0, 100, 1, 101, 2, 102]);
     assert_eq!(sent(Some(3)), [101, 2, 102]);
-    let mut followed = Vec::new();
+    let mut seen = Vec::new();
     for _ in 0..6 {
-        followed.push(follower.next().await.unwrap().unwrap().bytes_sent);
+        seen.push(follower.next().await.unwrap().unwrap().bytes_sent);
     }
-    assert_eq!(followed, [0, 100, 1, 101, 2, 102]);
+    assert_eq!(seen, [0, 100, 1, 101, 2, 102]);
 }

@@ -24,11 +24,44 @@ pub mod flows_reply {
         Missed(u64),
     }
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TapRequest {
+    /// Which requests and how much of them, as JSON; empty for everything but headers.
+    #[prost(string, tag = "1")]
+    pub wish: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TapReply {
+    #[prost(oneof = "tap_reply::Reply", tags = "1, 2")]
+    pub reply: ::core::option::Option<tap_reply::Reply>,
+}
+/// Nested message and enum types in `TapReply`.
+pub mod tap_reply {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Reply {
+        /// One request as JSON.
+        #[prost(string, tag = "1")]
+        Request(::prost::alloc::string::String),
+        /// Matching requests that are not shown.
+        #[prost(message, tag = "2")]
+        Lost(super::TapLoss),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TapLoss {
+    /// The reader was too slow.
+    #[prost(uint64, tag = "1")]
+    pub slow_reader: u64,
+    /// There were more than were asked for, or than headers can be noted of.
+    #[prost(uint64, tag = "2")]
+    pub over_rate: u64,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StatusRequest {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetRequest {
-    /// workloads, services, policies or certificates.
+    /// A kind in the plural: workloads, services, endpoints, routes, policies,
+    /// traffic-policies or certificates.
     #[prost(string, tag = "1")]
     pub kind: ::prost::alloc::string::String,
     /// Empty for all.
@@ -44,6 +77,10 @@ pub struct ExplainRequest {
     /// SERVICE.NAMESPACE:PORT.
     #[prost(string, tag = "2")]
     pub destination: ::prost::alloc::string::String,
+    /// An HTTP request on the connection, as JSON; empty where only the connection is asked
+    /// about.
+    #[prost(string, tag = "3")]
+    pub request: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Json {
@@ -141,7 +178,7 @@ pub mod admin_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// The records of connections: those that the agent still has, then, if asked,
+        /// The records of connections and requests: those that the agent still has, then, if asked,
         /// every further one.
         pub async fn flows(
             &mut self,
@@ -165,6 +202,31 @@ pub mod admin_client {
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("fairlead.admin.v1.Admin", "Flows"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Requests as they end, with their headers if asked, until the caller has enough.
+        pub async fn tap(
+            &mut self,
+            request: impl tonic::IntoRequest<super::TapRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::TapReply>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/fairlead.admin.v1.Admin/Tap",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("fairlead.admin.v1.Admin", "Tap"));
             self.inner.server_streaming(req, path, codec).await
         }
         /// How the agent and its parts are.
@@ -211,7 +273,7 @@ pub mod admin_client {
                 .insert(GrpcMethod::new("fairlead.admin.v1.Admin", "Get"));
             self.inner.unary(req, path, codec).await
         }
-        /// How the agent would decide about a connection, step by step.
+        /// How the agent would decide about a connection or a request, step by step.
         pub async fn explain(
             &mut self,
             request: impl tonic::IntoRequest<super::ExplainRequest>,
@@ -254,12 +316,23 @@ pub mod admin_server {
             >
             + std::marker::Send
             + 'static;
-        /// The records of connections: those that the agent still has, then, if asked,
+        /// The records of connections and requests: those that the agent still has, then, if asked,
         /// every further one.
         async fn flows(
             &self,
             request: tonic::Request<super::FlowsRequest>,
         ) -> std::result::Result<tonic::Response<Self::FlowsStream>, tonic::Status>;
+        /// Server streaming response type for the Tap method.
+        type TapStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::TapReply, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Requests as they end, with their headers if asked, until the caller has enough.
+        async fn tap(
+            &self,
+            request: tonic::Request<super::TapRequest>,
+        ) -> std::result::Result<tonic::Response<Self::TapStream>, tonic::Status>;
         /// How the agent and its parts are.
         async fn status(
             &self,
@@ -270,7 +343,7 @@ pub mod admin_server {
             &self,
             request: tonic::Request<super::GetRequest>,
         ) -> std::result::Result<tonic::Response<super::Json>, tonic::Status>;
-        /// How the agent would decide about a connection, step by step.
+        /// How the agent would decide about a connection or a request, step by step.
         async fn explain(
             &self,
             request: tonic::Request<super::ExplainRequest>,
@@ -383,6 +456,52 @@ pub mod admin_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = FlowsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/fairlead.admin.v1.Admin/Tap" => {
+                    #[allow(non_camel_case_types)]
+                    struct TapSvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::ServerStreamingService<super::TapRequest>
+                    for TapSvc<T> {
+                        type Response = super::TapReply;
+                        type ResponseStream = T::TapStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::TapRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::tap(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TapSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
