@@ -6,12 +6,12 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use super::{Epoch, nanos};
+use super::nanos;
 
 /// Holds so many tokens, and gets new ones at a steady rate. Full at first.
 #[derive(Debug)]
 pub struct TokenBucket {
-    epoch: Epoch,
+    epoch: Instant,
     /// Between two tokens; 0 where there are none at all.
     interval: u64,
     /// How much of it may be used ahead.
@@ -29,7 +29,7 @@ impl TokenBucket {
             requests => nanos(per) / u64::from(requests),
         };
         Self {
-            epoch: Epoch(now),
+            epoch: now,
             interval,
             tolerance: interval.saturating_mul(u64::from(burst.max(1) - 1)),
             full: AtomicU64::new(0),
@@ -41,7 +41,7 @@ impl TokenBucket {
         if self.interval == 0 {
             return Err(Duration::MAX);
         }
-        let now = self.epoch.nanos(now);
+        let now = self.elapsed(now);
         let next = |full: u64| {
             let start = full.max(now);
             let early = start - now;
@@ -58,6 +58,10 @@ impl TokenBucket {
 
     /// It is full, and so like a new one: there is no need to keep it.
     pub fn is_full(&self, now: Instant) -> bool {
-        self.full.load(Relaxed) <= self.epoch.nanos(now)
+        self.full.load(Relaxed) <= self.elapsed(now)
+    }
+
+    fn elapsed(&self, now: Instant) -> u64 {
+        nanos(now.saturating_duration_since(self.epoch))
     }
 }

@@ -75,6 +75,7 @@ impl HashTable {
                 let mut points = after.iter().chain(before);
                 points.find_map(|point| fits(point.endpoint))
             }
+            Self::Maglev(slots) if slots.is_empty() => None,
             Self::Maglev(slots) => {
                 let modulus = slots.len() as u64;
                 let mut hash = hash;

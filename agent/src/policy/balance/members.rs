@@ -22,6 +22,7 @@ pub(super) struct Members {
     unready: Vec<Near>,
     /// When rates and latencies are looked at again.
     interval_ends: u64,
+    interval_began: u64,
 }
 
 impl Members {
@@ -32,6 +33,7 @@ impl Members {
             endpoints: BTreeMap::new(),
             unready: Vec::new(),
             interval_ends: 0,
+            interval_began: now,
         };
         members.update(settings, candidates, now);
         for endpoint in members.endpoints.values() {
@@ -111,7 +113,11 @@ impl Members {
                 outlier::eject(endpoint, &settings, now);
             }
         }
-        let kept = counted.iter().filter(|(it, _)| !it.is_ejected());
+        let began = std::mem::replace(&mut self.interval_began, now);
+        let kept = counted.iter().filter(|(it, _)| {
+            // One that came back in this interval was ejected for a part of it.
+            !it.is_ejected() && it.since.load(Relaxed) <= began
+        });
         for (endpoint, _) in kept {
             let fewer = |times: u32| times.checked_sub(1);
             let _was_zero = endpoint.ejections.fetch_update(Relaxed, Relaxed, fewer);

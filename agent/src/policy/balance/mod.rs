@@ -28,6 +28,9 @@ mod members;
 mod outlier;
 mod view;
 
+#[cfg(test)]
+mod tests;
+
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
