@@ -15,6 +15,7 @@
 
 mod accept;
 mod account;
+mod clusters;
 mod config;
 mod dial;
 #[expect(dead_code, reason = "the pipeline that calls all of it lands next")]
@@ -47,8 +48,11 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 pub use self::account::PodUsage;
+pub use self::clusters::ClusterFigures;
+use self::clusters::Clusters;
 pub use self::config::{Config, Keepalive, TunnelConfig};
 pub use self::network::{EnrolledPod, Family, Listeners, PodKey, PodNetwork, TcpInfo};
 use self::pod::LocalPod;
@@ -106,7 +110,9 @@ impl Proxy {
         let tasks = Tasks::default();
         let workers = Workers::start(config.workers, tasks.stopping())?;
         let pool = Pool::new(identities.clone(), Arc::clone(&config), tasks.clone());
+        let clusters = Clusters::new(config.node.clone());
         let shared = Arc::new(Shared {
+            clusters,
             config,
             tables,
             identities,
@@ -137,6 +143,11 @@ impl Proxy {
             (name.clone(), usage)
         };
         pods.iter().map(usage).collect()
+    }
+
+    /// How the endpoints are that this node's pods send requests to, by Service and port.
+    pub fn endpoint_figures(&self) -> Vec<ClusterFigures> {
+        self.shared.clusters.figures(Instant::now().into_std())
     }
 
     /// Starts to serve a pod. One of the same name that is served already is replaced: its

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::watch;
 
+use super::clusters::Clusters;
 use super::config::Config;
 use super::pod::LocalPod;
 use super::record::{ConnectionId, Record};
@@ -25,6 +26,7 @@ pub(super) struct Shared {
     pub(super) identities: Identities,
     pub(super) flows: FlowSender,
     pub(super) pool: Pool,
+    pub(super) clusters: Clusters,
     pub(super) tasks: Tasks,
     pub(super) workers: Workers,
     pub(super) counters: Counters,
