@@ -73,3 +73,44 @@ impl fmt::Debug for Pattern {
         write!(f, "/{}/", self.text)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(pattern: &str, text: &str, expected: bool) {
+        let pattern = Pattern::new(pattern).unwrap();
+        assert_eq!(pattern.matches(text.as_bytes()), expected, "{text:?}");
+    }
+
+    #[test]
+    fn the_whole_text_is_meant() {
+        check("a|b", "b", true);
+        check("a|b", "ab", false);
+        check("a$", "a\nb", false);
+        check("(?m)^a$", "a\nb", false);
+        check("(?x) a b", "ab", true);
+        check(r"\w+", "\u{e9}", false);
+    }
+
+    #[test]
+    fn what_explodes_is_refused() {
+        for pattern in ["((a{1,100}){1,100}){1,100}", r"(?u)\w{200}", "[a-z]{60000}"] {
+            let error = Pattern::new(pattern).unwrap_err();
+            assert!(error.contains("grows beyond 131072 bytes"), "{error}");
+        }
+        assert!(Pattern::new("[a-zA-Z0-9._-]{1,253}").is_ok());
+    }
+
+    #[test]
+    fn what_is_none_is_refused() {
+        for pattern in ["(", "a)|(b", "[", "*", r"(?=a)", r"\1", "(?x)a#"] {
+            let error = Pattern::new(pattern).unwrap_err();
+            assert!(
+                error.starts_with("is not a regular expression: "),
+                "{error}"
+            );
+        }
+    }
+}

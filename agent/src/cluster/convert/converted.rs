@@ -25,6 +25,8 @@ pub struct Converted {
     pub problems: Vec<FieldProblem>,
 }
 
+const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
+
 /// Kinds of the core group, so that a misspelt one is told apart from one that the
 /// mesh has no use for.
 const CORE_KINDS: [&str; 14] = [
@@ -120,8 +122,14 @@ impl Converted {
         }
         self.name = name(value, true).ok();
         let (field, message) = match group {
-            GROUP | "gateway.networking.k8s.io" => {
+            GROUP => {
                 let message = format!("kind {kind} is not supported yet: it has no effect");
+                ("kind", message)
+            }
+            // They are there for those who serve gateways.
+            GATEWAY_GROUP if matches!(kind, "Gateway" | "GatewayClass" | "ListenerSet") => return,
+            GATEWAY_GROUP => {
+                let message = format!("kind {kind} of {version} has no effect in the mesh");
                 ("kind", message)
             }
             "" if version == "v1" && CORE_KINDS.contains(&kind) => return,

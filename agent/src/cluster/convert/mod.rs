@@ -1,10 +1,12 @@
 //! Kubernetes objects to objects of the state: the one conversion of all sources.
 
 mod converted;
+mod grant;
 mod lean;
 mod pod;
 mod policy;
 mod reader;
+mod route;
 mod service;
 
 use std::borrow::Cow;
@@ -18,7 +20,7 @@ use lean::{Labels, Metadata, label};
 
 use super::field::{FieldPath, FieldProblem};
 use crate::model::{NamespacedName, TrustDomain};
-use crate::state::{MESH_LABEL, Namespace, Object, ObjectKind};
+use crate::state::{MESH_LABEL, Namespace, Object, ObjectKind, RouteKind};
 
 /// Where the network namespace of a pod is known from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,20 +58,68 @@ pub(super) use policy::in_place_of_text;
 const GROUP: &str = "fairlead.dev";
 const API_VERSION: &str = "fairlead.dev/v1alpha1";
 
-/// The API version of each kind.
-const VERSIONS: [(ObjectKind, &str); 6] = [
-    (ObjectKind::Namespace, "v1"),
-    (ObjectKind::Pod, "v1"),
-    (ObjectKind::EndpointSlice, "discovery.k8s.io/v1"),
-    (ObjectKind::Service, "v1"),
-    (ObjectKind::AuthorizationPolicy, API_VERSION),
-    (ObjectKind::MeshPolicy, API_VERSION),
+/// The API versions of each kind that are alike for the mesh, the preferred one first.
+const VERSIONS: [(ObjectKind, &[&str]); 11] = [
+    (ObjectKind::Namespace, &["v1"]),
+    (ObjectKind::Pod, &["v1"]),
+    (ObjectKind::EndpointSlice, &["discovery.k8s.io/v1"]),
+    (ObjectKind::Service, &["v1"]),
+    (
+        ObjectKind::ReferenceGrant,
+        &[
+            "gateway.networking.k8s.io/v1",
+            "gateway.networking.k8s.io/v1beta1",
+        ],
+    ),
+    (
+        ObjectKind::GrpcRoute,
+        &[
+            "gateway.networking.k8s.io/v1",
+            "gateway.networking.k8s.io/v1alpha2",
+        ],
+    ),
+    (
+        ObjectKind::HttpRoute,
+        &[
+            "gateway.networking.k8s.io/v1",
+            "gateway.networking.k8s.io/v1beta1",
+        ],
+    ),
+    (
+        ObjectKind::TlsRoute,
+        &[
+            "gateway.networking.k8s.io/v1",
+            "gateway.networking.k8s.io/v1alpha3",
+            "gateway.networking.k8s.io/v1alpha2",
+        ],
+    ),
+    (
+        ObjectKind::TcpRoute,
+        &[
+            "gateway.networking.k8s.io/v1",
+            "gateway.networking.k8s.io/v1alpha2",
+        ],
+    ),
+    (ObjectKind::AuthorizationPolicy, &[API_VERSION]),
+    (ObjectKind::MeshPolicy, &[API_VERSION]),
 ];
 
-/// The API version in which a kind is read.
-pub fn api_version(kind: ObjectKind) -> &'static str {
+/// The API versions in which a kind is read, the preferred one first.
+pub fn api_versions(kind: ObjectKind) -> &'static [&'static str] {
     let found = VERSIONS.iter().find(|(of, _)| *of == kind);
-    found.map_or(API_VERSION, |(_, version)| version)
+    found.map_or(&[API_VERSION], |(_, versions)| versions)
+}
+
+/// The API version in which a kind is preferably read.
+pub fn api_version(kind: ObjectKind) -> &'static str {
+    api_versions(kind)[0]
+}
+
+/// The kind that a version and a name stand for.
+fn object_kind(version: &str, kind: &str) -> Option<ObjectKind> {
+    let mut kinds = VERSIONS.iter().filter(|(of, _)| of.as_str() == kind);
+    let found = kinds.find(|(_, versions)| versions.contains(&version));
+    found.map(|(of, _)| *of)
 }
 
 type Outcome<T> = Result<(T, Vec<FieldProblem>), FieldProblem>;
@@ -106,18 +156,20 @@ impl Converter {
             converted.problems.push(problem(&[field], message));
             return converted;
         }
-        match (version, kind) {
-            ("v1", "Namespace") => self.known::<lean::Namespace<'_>>(&mut converted, value),
-            ("v1", "Pod") => self.known::<lean::Pod<'_>>(&mut converted, value),
-            ("v1", "Service") => self.known::<lean::Service<'_>>(&mut converted, value),
-            ("discovery.k8s.io/v1", "EndpointSlice") => {
-                self.known::<lean::EndpointSlice<'_>>(&mut converted, value);
-            }
-            (API_VERSION, "AuthorizationPolicy") => {
-                policy::authorization(&mut converted, value, None);
-            }
-            (API_VERSION, "MeshPolicy") => policy::mesh(&mut converted, value, None),
-            (version, kind) => converted.unknown(value, version, kind),
+        let out = &mut converted;
+        match object_kind(version, kind) {
+            Some(ObjectKind::Namespace) => self.known::<lean::Namespace<'_>>(out, value),
+            Some(ObjectKind::Pod) => self.known::<lean::Pod<'_>>(out, value),
+            Some(ObjectKind::Service) => self.known::<lean::Service<'_>>(out, value),
+            Some(ObjectKind::EndpointSlice) => self.known::<lean::EndpointSlice<'_>>(out, value),
+            Some(ObjectKind::ReferenceGrant) => grant::convert(out, value),
+            Some(ObjectKind::GrpcRoute) => route::convert(out, value, RouteKind::Grpc),
+            Some(ObjectKind::HttpRoute) => route::convert(out, value, RouteKind::Http),
+            Some(ObjectKind::TlsRoute) => route::convert(out, value, RouteKind::Tls),
+            Some(ObjectKind::TcpRoute) => route::convert(out, value, RouteKind::Tcp),
+            Some(ObjectKind::AuthorizationPolicy) => policy::authorization(out, value, None),
+            Some(ObjectKind::MeshPolicy) => policy::mesh(out, value, None),
+            Some(ObjectKind::TrafficPolicy) | None => out.unknown(value, version, kind),
         }
         converted
     }

@@ -407,10 +407,11 @@ fn kinds_that_are_not_read() {
         "TrafficPolicy",
         Some("is not supported yet: it has no effect"),
     );
+    check_kind("gateway.networking.k8s.io/v1", "Gateway", None);
     check_kind(
         "gateway.networking.k8s.io/v1",
-        "HTTPRoute",
-        Some("is not supported yet"),
+        "UDPRoute",
+        Some("has no effect in the mesh"),
     );
     check_kind("", "Pod", Some("apiVersion: is missing"));
     check_kind("v1", "", Some("kind: is missing"));

@@ -7,6 +7,7 @@ mod files;
 mod lint;
 mod manifest;
 mod policy;
+mod routes;
 mod schema;
 
 use std::sync::Arc;

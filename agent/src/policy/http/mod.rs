@@ -14,6 +14,9 @@ mod index;
 mod matching;
 mod routes;
 
+#[cfg(test)]
+mod tests;
+
 use http::{HeaderMap, Method};
 
 pub use backend::{Backend, BackendTarget, CompiledRule, Filter, Mirror};
