@@ -49,7 +49,7 @@ enum Task {
     /// Two meshed nodes with real traffic, step by step.
     Demo(demo::Options),
     /// Measure the mesh beside no proxy and a pair of Envoys.
-    Bench(bench::Options),
+    Bench(Box<bench::Options>),
     /// The agent as a static program in an image with nothing else.
     Image(image::Options),
     /// What a bench runs inside pods.

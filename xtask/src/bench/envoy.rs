@@ -73,32 +73,54 @@ impl Envoy {
         Ok(Self { program, version })
     }
 
-    /// Starts the pair and waits until both listen.
+    /// Starts a pair that carries TCP, and waits until both listen.
     pub(super) fn start(&self, ends: Ends<'_>, concurrency: u32, directory: &Path) -> Result<Pair> {
         fs::create_dir_all(directory)?;
         certificates(directory)?;
-        let start = |place: &Place, name: &str, config: &Value| -> Result<Process> {
-            let file = directory.join(format!("{name}.json"));
-            fs::write(&file, serde_json::to_vec_pretty(config)?)?;
-            let mut command = place.command(&self.program);
-            let command = command
-                .arg("--config-path")
-                .arg(&file)
-                .args(["--concurrency", &concurrency.to_string()])
-                .args(["--disable-hot-restart", "--log-level", "warn"]);
-            let process = place.start(name, command)?;
-            for port in PORTS {
-                place
-                    .wait_listening(port, START)
-                    .with_context(|| format!("output of {name}:\n{}", process.output()))?;
-            }
-            Ok(process)
-        };
-        let server = start(ends.server, "envoy-server", &server_config(ends, directory))?;
-        let client = start(ends.client, "envoy-client", &client_config(ends, directory))?;
+        let server = server_config(ends, directory);
+        let client = client_config(ends, directory);
         Ok(Pair {
-            processes: [client, server],
+            processes: [
+                self.run(
+                    ends.client,
+                    ("client", &client, &PORTS),
+                    concurrency,
+                    directory,
+                )?,
+                self.run(
+                    ends.server,
+                    ("server", &server, &PORTS),
+                    concurrency,
+                    directory,
+                )?,
+            ],
         })
+    }
+
+    /// Starts one Envoy and waits until it listens on all of its ports.
+    pub(super) fn run(
+        &self,
+        place: &Place,
+        (name, config, ports): (&str, &Value, &[u16]),
+        concurrency: u32,
+        directory: &Path,
+    ) -> Result<Process> {
+        let name = format!("envoy-{name}");
+        let file = directory.join(format!("{name}.json"));
+        fs::write(&file, serde_json::to_vec_pretty(config)?)?;
+        let mut command = place.command(&self.program);
+        let command = command
+            .arg("--config-path")
+            .arg(&file)
+            .args(["--concurrency", &concurrency.to_string()])
+            .args(["--disable-hot-restart", "--log-level", "warn"]);
+        let process = place.start(&name, command)?;
+        for port in ports {
+            place
+                .wait_listening(*port, START)
+                .with_context(|| format!("output of {name}:\n{}", process.output()))?;
+        }
+        Ok(process)
     }
 }
 
@@ -137,7 +159,7 @@ fn identity(name: &str) -> String {
     format!("spiffe://cluster.local/ns/bench/sa/{name}")
 }
 
-fn certificates(directory: &Path) -> Result<()> {
+pub(super) fn certificates(directory: &Path) -> Result<()> {
     // A certificate whose subject equals its issuer's would count as self-signed.
     let mut root = CertificateParams::default();
     root.distinguished_name
@@ -236,11 +258,11 @@ fn config(hops: [Hop; 3]) -> Value {
     json!({ "static_resources": { "listeners": listeners, "clusters": clusters } })
 }
 
-fn address((ip, port): (IpAddr, u16)) -> Value {
+pub(super) fn address((ip, port): (IpAddr, u16)) -> Value {
     json!({ "socket_address": { "address": ip, "port_value": port } })
 }
 
-fn tls_context(directory: &Path, own: &str, peer: &str) -> Value {
+pub(super) fn tls_context(directory: &Path, own: &str, peer: &str) -> Value {
     json!({
         "tls_params": {
             "tls_minimum_protocol_version": "TLSv1_3",

@@ -19,14 +19,14 @@ use super::contender::Contender;
 use super::envoy::{Ends, Envoy, Pair};
 
 /// The namespaces of the pods, by whether they are in the mesh.
-const PLAIN: &str = "plain";
-const MESHED: &str = "meshed";
+pub(super) const PLAIN: &str = "plain";
+pub(super) const MESHED: &str = "meshed";
 
 /// The ports of a server: nginx, then streams up and down.
 const PORTS: [u16; 3] = [8080, 8081, 8082];
 
 /// Limit for a server's start and for a proxy's first connection.
-const START: Duration = Duration::from_secs(20);
+pub(super) const START: Duration = Duration::from_secs(20);
 
 /// Tells the result of `wrk` as one JSON line.
 const WRK_SCRIPT: &str = r#"
@@ -71,10 +71,10 @@ pub(super) struct Lab {
 
 /// The pods of one namespace.
 #[derive(Debug)]
-struct Pods {
-    client: Pod,
-    server: Pod,
-    server_local: Pod,
+pub(super) struct Pods {
+    pub(super) client: Pod,
+    pub(super) server: Pod,
+    pub(super) server_local: Pod,
 }
 
 /// What serves in one pod.
@@ -242,8 +242,13 @@ impl Endpoint {
 }
 
 impl Pods {
-    fn create(world: &World, namespace: &str) -> Result<Self> {
-        let pod = |node: &str, name: &str| world.pod(&PodSpec::new(node, namespace, name));
+    /// The client on one node, a server on each.
+    pub(super) fn create(world: &World, namespace: &str) -> Result<Self> {
+        let pod = |node: &str, name: &str| {
+            let spec = PodSpec::new(node, namespace, name);
+            // These are measured as bytes, whatever they look like.
+            world.pod(&spec.annotation("fairlead.dev/opaque-ports", "8080,8081,8082"))
+        };
         Ok(Self {
             client: pod("a", "client")?,
             server: pod("b", "server")?,
@@ -278,7 +283,7 @@ impl Server {
     }
 }
 
-fn peer(program: &Path, role: &str) -> Vec<String> {
+pub(super) fn peer(program: &Path, role: &str) -> Vec<String> {
     vec![
         program.display().to_string(),
         "bench-peer".to_owned(),
@@ -297,7 +302,7 @@ fn files(world: &World) -> Result<PathBuf> {
 }
 
 /// The meshed servers accept mTLS from the client's identity only, as the Envoys do.
-fn protect(world: &World) -> Result<()> {
+pub(super) fn protect(world: &World) -> Result<()> {
     world.manifests().mtls(MESHED, None, "STRICT")?;
     let principal = format!("cluster.local/ns/{MESHED}/sa/client");
     for server in ["server", "server-local"] {

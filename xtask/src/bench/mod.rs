@@ -8,6 +8,7 @@ mod case;
 mod contender;
 mod envoy;
 mod interrupt;
+mod l7;
 mod lab;
 mod memory;
 mod peer;
@@ -18,7 +19,7 @@ mod scale;
 mod table;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
@@ -27,7 +28,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::{build, setup, ui, workspace};
-use case::Case;
+use case::{Case, Measured};
 use contender::Contender;
 use envoy::Envoy;
 use interrupt::Interrupt;
@@ -45,18 +46,31 @@ const ROUNDS: (u32, u32) = (3, 1);
 /// Other work beyond this part of the processors is worth a warning.
 const NOISE: f64 = 0.1;
 
+/// What the comparison of connections does not show.
+const CAVEATS: [&str; 2] = [
+    "The Envoys are dialled explicitly on their listeners: they pay nothing for redirection, and know no policy and no flow records. Fairlead redirects, authorizes and records every connection.",
+    "Envoy: TLS 1.3, P-256 certificates, SAN checks and session resumption as by default, X25519; one TLS connection per downstream connection, as its TCP proxy does. Fairlead: TLS 1.3, P-256, X25519MLKEM768, pooled connections.",
+];
+
 /// Measure Fairlead beside no proxy and a pair of Envoys.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// Another measurement than that.
     #[command(subcommand)]
     what: Option<What>,
-    /// About a minute, in one round: shows tendencies, not figures to quote.
-    #[arg(long)]
-    quick: bool,
     /// Only this case; may be given more than once.
     #[arg(long, value_name = "CASE")]
     only: Vec<Case>,
+    #[command(flatten)]
+    run: RunOptions,
+}
+
+/// What all comparisons are told.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RunOptions {
+    /// In one short round: shows tendencies, not figures to quote.
+    #[arg(long)]
+    quick: bool,
     /// Only this contender; may be given more than once.
     #[arg(long, value_name = "CONTENDER")]
     contender: Vec<Contender>,
@@ -91,47 +105,73 @@ pub(crate) struct Options {
 enum What {
     /// An agent in clusters of up to 100,000 pods.
     Scale(scale::Options),
+    /// Requests: HTTP/1.1 and gRPC, by routes.
+    L7(l7::Options),
 }
 
 /// The task.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    if let Some(What::Scale(options)) = &options.what {
-        return scale::run(options);
+    match &options.what {
+        Some(What::Scale(options)) => scale::run(options),
+        Some(What::L7(options)) => l7::run(options),
+        None => connections(options),
     }
-    let plan = Plan::new(options);
-    prepare(&plan, options.no_build)?;
-    let directory = workspace::target().join("bench");
-    fs::create_dir_all(&directory)?;
-    let mut report = Report {
-        setting: setting(options, &plan)?,
-        rows: Vec::new(),
-        warnings: Vec::new(),
-    };
-    let envoy = plan.find_envoy(options)?;
-    report.setting.envoy_version = envoy.as_ref().map(|envoy| envoy.version.clone());
-    measure(&plan, envoy.as_ref(), options, &mut report)?;
-    ui::line(table::render(&report));
-    write(options, &directory, &report)
 }
 
-/// Builds the topology, runs the plan, and removes all, whatever happens.
-fn measure(
-    plan: &Plan,
-    envoy: Option<&Envoy>,
-    options: &Options,
-    report: &mut Report,
-) -> Result<()> {
+fn connections(options: &Options) -> Result<()> {
+    let wanted = |case: &Case| options.only.is_empty() || options.only.contains(case);
+    let cases: Vec<Case> = Case::ALL.into_iter().filter(wanted).collect();
+    let plan = Plan::new(&options.run);
+    prepare(&plan, options.run.no_build)?;
+    let envoy = plan.find_envoy(&options.run)?;
+    let mut report = Report::new(setting(&options.run, &plan, envoy.as_ref())?, &CAVEATS);
     let interrupt = Interrupt::listen()?;
     fairlead_tests::sweep()?;
     let lab = Lab::build(&LabOptions {
         contenders: &plan.contenders,
-        envoy,
-        concurrency: options.concurrency,
-        agent_arguments: &options.agent_argument,
+        envoy: envoy.as_ref(),
+        concurrency: options.run.concurrency,
+        agent_arguments: &options.run.agent_argument,
     })?;
-    let before = Work::now(lab.cgroups())?;
-    plan.execute(&lab, report, &interrupt)?;
-    let others = Work::now(lab.cgroups())?.others_since(before);
+    let work = Work::now(lab.cgroups())?;
+    // First: memory that a load has left behind would hide what connections take.
+    if cases.contains(&Case::Idle) {
+        memory::measure(&lab, &plan.contenders, &mut report)?;
+    }
+    let loads: Vec<Case> = cases.into_iter().filter(|it| *it != Case::Idle).collect();
+    let steps = plan.steps(&loads);
+    let title = |case: &Case| (case.key().to_owned(), case.title().to_owned());
+    execute(
+        &mut report,
+        &steps,
+        (title, &interrupt),
+        |case, contender| case.measure(&lab, contender, plan.length),
+    )?;
+    note_noise(&mut report, Work::now(lab.cgroups())?.others_since(work));
+    finish(&options.run, "latest", &report)
+}
+
+/// Runs all steps, and records what they find.
+fn execute<C>(
+    report: &mut Report,
+    steps: &[(C, Contender)],
+    (name, interrupt): (impl Fn(&C) -> (String, String), &Interrupt),
+    measure: impl Fn(&C, Contender) -> Result<Measured>,
+) -> Result<()> {
+    let bar = progress(steps.len() as u64);
+    for (case, contender) in steps {
+        interrupt.check()?;
+        let (key, title) = name(case);
+        bar.set_message(format!("{title}: {}", contender.title()));
+        let measured = measure(case, *contender)?;
+        record(report, (&key, &title), *contender, measured);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(())
+}
+
+fn note_noise(report: &mut Report, others: f64) {
     report.setting.other_work = others;
     if others > NOISE {
         report.warnings.push(format!(
@@ -139,7 +179,6 @@ fn measure(
             others * 100.0
         ));
     }
-    Ok(())
 }
 
 /// Installs and builds what is missing.
@@ -162,17 +201,15 @@ fn prepare(plan: &Plan, no_build: bool) -> Result<()> {
     Ok(())
 }
 
-/// What is run, how often and how long.
+/// Who is measured, how often and how long.
 struct Plan {
-    cases: Vec<Case>,
     contenders: Vec<Contender>,
     rounds: u32,
     length: Duration,
 }
 
 impl Plan {
-    fn new(options: &Options) -> Self {
-        let wanted = |case: &Case| options.only.is_empty() || options.only.contains(case);
+    fn new(options: &RunOptions) -> Self {
         let invited = |contender: &Contender| {
             options.contender.is_empty() || options.contender.contains(contender)
         };
@@ -182,70 +219,46 @@ impl Plan {
             (ROUNDS.0, SECONDS.0)
         };
         Self {
-            cases: Case::ALL.into_iter().filter(wanted).collect(),
             contenders: Contender::ALL.into_iter().filter(invited).collect(),
             rounds: options.rounds.unwrap_or(rounds),
             length: Duration::from_secs(options.seconds.unwrap_or(seconds)),
         }
     }
 
-    fn find_envoy(&self, options: &Options) -> Result<Option<Envoy>> {
+    fn find_envoy(&self, options: &RunOptions) -> Result<Option<Envoy>> {
         if !self.contenders.contains(&Contender::Envoy) {
             return Ok(None);
         }
         Envoy::find(options.envoy.as_deref(), &workspace::python_packages()).map(Some)
     }
 
-    fn execute(&self, lab: &Lab, report: &mut Report, interrupt: &Interrupt) -> Result<()> {
-        let bar = progress(self.steps().count() as u64);
-        // First: memory that a load has left behind would hide what connections take.
-        if self.cases.contains(&Case::Idle) {
-            bar.set_message(Case::Idle.title());
-            memory::measure(lab, &self.contenders, report)?;
-        }
-        for (case, contender) in self.steps() {
-            interrupt.check()?;
-            bar.set_message(format!("{}: {}", case.title(), contender.title()));
-            record(
-                report,
-                case,
-                contender,
-                case.measure(lab, contender, self.length)?,
-            );
-            bar.inc(1);
-        }
-        bar.finish_and_clear();
-        Ok(())
-    }
-
     /// All measurements in order: each case visits all contenders, each round beginning with another.
-    fn steps(&self) -> impl Iterator<Item = (Case, Contender)> {
-        let loads = self.cases.iter().filter(|case| **case != Case::Idle);
-        (0..self.rounds as usize).flat_map(move |round| {
-            loads.clone().flat_map(move |&case| {
+    fn steps<C: Clone>(&self, cases: &[C]) -> Vec<(C, Contender)> {
+        let mut steps = Vec::new();
+        for round in 0..self.rounds as usize {
+            for case in cases {
                 let count = self.contenders.len();
-                let turn = self
-                    .contenders
-                    .iter()
-                    .cycle()
-                    .skip(round % count)
-                    .take(count);
-                turn.map(move |&contender| (case, contender))
-            })
-        })
+                let turn = self.contenders.iter().cycle().skip(round % count);
+                steps.extend(turn.take(count).map(|&contender| (case.clone(), contender)));
+            }
+        }
+        steps
     }
 }
 
-fn record(report: &mut Report, case: Case, contender: Contender, measured: case::Measured) {
+fn record(
+    report: &mut Report,
+    (key, title): (&str, &str),
+    contender: Contender,
+    measured: Measured,
+) {
     for (metric, value) in measured.values {
-        report.record((case.key(), case.title()), metric, contender, value);
+        report.record((key, title), metric, contender, value);
     }
     if let Some(failure) = measured.failure {
-        report.warnings.push(format!(
-            "{}, {}: {failure}",
-            case.title(),
-            contender.title()
-        ));
+        report
+            .warnings
+            .push(format!("{title}, {}: {failure}", contender.title()));
     }
 }
 
@@ -258,7 +271,7 @@ fn progress(steps: u64) -> ProgressBar {
     }
 }
 
-fn setting(options: &Options, plan: &Plan) -> Result<Setting> {
+fn setting(options: &RunOptions, plan: &Plan, envoy: Option<&Envoy>) -> Result<Setting> {
     let read = |path: &str| fs::read_to_string(path).with_context(|| format!("cannot read {path}"));
     let cpuinfo = read("/proc/cpuinfo")?;
     let model = cpuinfo
@@ -277,18 +290,28 @@ fn setting(options: &Options, plan: &Plan) -> Result<Setting> {
         rounds: plan.rounds,
         seconds: plan.length.as_secs_f64(),
         envoy_concurrency: options.concurrency,
-        envoy_version: None,
+        envoy_version: envoy.map(|envoy| envoy.version.clone()),
         other_work: 0.0,
     })
 }
 
-fn write(options: &Options, directory: &Path, report: &Report) -> Result<()> {
+/// Shows the report, and writes it to `target/bench` and wherever else it is wanted.
+fn finish(options: &RunOptions, name: &str, report: &Report) -> Result<()> {
+    ui::line(table::render(report));
+    let directory = workspace::target().join("bench");
+    fs::create_dir_all(&directory)?;
     let picture = plot::render(report);
-    let pictures = [Some(directory.join("latest.svg")), options.plot.clone()];
+    let pictures = [
+        Some(directory.join(format!("{name}.svg"))),
+        options.plot.clone(),
+    ];
     for path in pictures.into_iter().flatten() {
         fs::write(&path, &picture).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    let reports = [Some(directory.join("latest.json")), options.output.clone()];
+    let reports = [
+        Some(directory.join(format!("{name}.json"))),
+        options.output.clone(),
+    ];
     for path in reports.into_iter().flatten() {
         report.write_json(&path)?;
     }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use serde::{Deserialize, Serialize};
 
-use super::scale;
+use super::{l7, scale};
 
 /// As iperf3 writes.
 const BLOCK: usize = 128 * 1024;
@@ -43,6 +43,10 @@ pub(crate) enum Role {
         server: SocketAddr,
         connections: usize,
     },
+    /// Serve HTTP/1.1 and gRPC.
+    ServeRequests(l7::ServerOptions),
+    /// Requests without end, each connection so many at a time.
+    Requests(l7::LoadOptions),
     /// An API server with a large cluster, told on its input what to do.
     ApiServer(scale::ServerOptions),
 }
@@ -89,6 +93,8 @@ pub(crate) fn run(role: Role) -> Result<()> {
             server,
             connections,
         } => hold(server, connections),
+        Role::ServeRequests(options) => l7::serve(&options),
+        Role::Requests(options) => say(&l7::load(&options)?),
         Role::ApiServer(options) => scale::serve(&options),
     }
 }
@@ -265,7 +271,7 @@ fn check(answer: &[u8]) -> Result<()> {
 }
 
 /// The value below which `percent` of the sorted values are; the default of none.
-fn percentile<T: Copy + Default>(sorted: &[T], percent: usize) -> T {
+pub(super) fn percentile<T: Copy + Default>(sorted: &[T], percent: usize) -> T {
     let index = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
     sorted.get(index).copied().unwrap_or_default()
 }

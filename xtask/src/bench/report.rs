@@ -8,12 +8,10 @@ use serde::Serialize;
 
 use super::contender::Contender;
 
-/// What the comparison does not show, printed with every result.
-pub(super) const CAVEATS: [&str; 6] = [
+/// What every comparison does not show.
+const CAVEATS: [&str; 4] = [
     "Client, server and proxies share this machine's processors: a proxy that costs less also leaves more to its client and server.",
-    "The Envoys are dialled explicitly on their listeners: they pay nothing for redirection, and know no policy and no flow records. Fairlead redirects, authorizes and records every connection.",
     "One node: both ends are the same agent's, and nothing is encrypted as nothing leaves the node. Its base is `direct, 1 node`; its ratio to Envoy is to the pair across nodes.",
-    "Envoy: TLS 1.3, P-256 certificates, SAN checks and session resumption as by default, X25519; one TLS connection per downstream connection, as its TCP proxy does. Fairlead: TLS 1.3, P-256, X25519MLKEM768, pooled connections.",
     "Processor time is what the kernel charges to the proxies' processes; work in soft interrupts is charged to whoever runs at that moment, with all contenders alike.",
     "All routes, loopback too, are pinned to cubic: the pacing of BBR, where it is the default, stalls proxied hops by milliseconds.",
 ];
@@ -22,7 +20,7 @@ pub(super) const CAVEATS: [&str; 6] = [
 #[derive(Debug)]
 pub(super) struct Row {
     /// The case, as `--only` takes it.
-    pub(super) case: &'static str,
+    pub(super) case: String,
     /// The case in words.
     pub(super) title: String,
     /// What is measured.
@@ -39,6 +37,7 @@ pub(super) enum Metric {
     MedianSeconds,
     P99Seconds,
     CpuSecondsPer10k,
+    ResidentBytes,
     BitsPerSecond,
     CpuSecondsPerGb,
     IdleBytes,
@@ -55,6 +54,7 @@ impl Metric {
             Self::MedianSeconds => "latency p50",
             Self::P99Seconds => "latency p99",
             Self::CpuSecondsPer10k => "proxies' CPU per 10k",
+            Self::ResidentBytes => "proxies' RSS under load",
             Self::BitsPerSecond => "throughput",
             Self::CpuSecondsPerGb => "proxies' CPU per GB",
             Self::IdleBytes => "RSS idle, all sides",
@@ -71,6 +71,7 @@ impl Metric {
             Self::MedianSeconds => "latency_p50_seconds",
             Self::P99Seconds => "latency_p99_seconds",
             Self::CpuSecondsPer10k => "proxy_cpu_seconds_per_10k",
+            Self::ResidentBytes => "proxy_rss_bytes",
             Self::BitsPerSecond => "bits_per_second",
             Self::CpuSecondsPerGb => "proxy_cpu_seconds_per_gb",
             Self::IdleBytes => "proxy_rss_idle_bytes",
@@ -97,7 +98,9 @@ impl Metric {
             Self::MedianSeconds | Self::P99Seconds => format!("{:.2} ms", value * 1e3),
             Self::CpuSecondsPer10k | Self::CpuSecondsPerGb => format!("{value:.2} s"),
             Self::BitsPerSecond => format!("{:.2} Gbit/s", value / 1e9),
-            Self::IdleBytes | Self::LoadedBytes => format!("{:.1} MB", value / 1e6),
+            Self::IdleBytes | Self::LoadedBytes | Self::ResidentBytes => {
+                format!("{:.1} MB", value / 1e6)
+            }
             Self::BytesPerConnection => format!("{:.1} kB", value / 1e3),
         }
     }
@@ -145,6 +148,8 @@ pub(super) struct Report {
     pub(super) rows: Vec<Row>,
     /// What went wrong without ending the run: failed requests, contenders left out.
     pub(super) warnings: Vec<String>,
+    /// What this comparison does not show, beside what none does.
+    pub(super) caveats: &'static [&'static str],
 }
 
 /// Where and how a run was made.
@@ -174,7 +179,7 @@ pub(super) struct Setting {
 struct JsonReport<'a> {
     version: u32,
     setting: &'a Setting,
-    caveats: &'a [&'a str],
+    caveats: Vec<&'a str>,
     warnings: &'a [String],
     rows: Vec<JsonRow<'a>>,
 }
@@ -196,10 +201,25 @@ struct JsonResult<'a> {
 }
 
 impl Report {
+    /// Of a run that is about to begin.
+    pub(super) fn new(setting: Setting, caveats: &'static [&'static str]) -> Self {
+        Self {
+            setting,
+            rows: Vec::new(),
+            warnings: Vec::new(),
+            caveats,
+        }
+    }
+
+    /// What the comparison does not show, printed with every result.
+    pub(super) fn caveats(&self) -> impl Iterator<Item = &'static str> {
+        CAVEATS.iter().chain(self.caveats).copied()
+    }
+
     /// The samples of a row, which is made where it does not exist yet.
     pub(super) fn record(
         &mut self,
-        (case, title): (&'static str, &str),
+        (case, title): (&str, &str),
         metric: Metric,
         contender: Contender,
         value: f64,
@@ -209,10 +229,9 @@ impl Report {
             .iter()
             .position(|row| row.case == case && row.metric == metric);
         let index = known.unwrap_or_else(|| {
-            let title = title.to_owned();
             self.rows.push(Row {
-                case,
-                title,
+                case: case.to_owned(),
+                title: title.to_owned(),
                 metric,
                 samples: BTreeMap::new(),
             });
@@ -231,7 +250,7 @@ impl Report {
         let report = JsonReport {
             version: 1,
             setting: &self.setting,
-            caveats: &CAVEATS,
+            caveats: self.caveats().collect(),
             warnings: &self.warnings,
             rows,
         };
@@ -252,7 +271,7 @@ fn json_row(row: &Row) -> JsonRow<'_> {
         Some((contender.key(), result))
     });
     JsonRow {
-        case: row.case,
+        case: &row.case,
         metric: row.metric.key(),
         higher_is_better: row.metric.higher_is_better(),
         results: results.collect(),
@@ -287,16 +306,12 @@ pub(super) mod tests {
             envoy_version: None,
             other_work: 0.0,
         };
-        Report {
-            setting,
-            rows: Vec::new(),
-            warnings: Vec::new(),
-        }
+        Report::new(setting, &[])
     }
 
     fn row(direct: &[f64], fairlead: &[f64]) -> Row {
         Row {
-            case: "1k-c1",
+            case: "1k-c1".to_owned(),
             title: String::new(),
             metric: Metric::RequestsPerSecond,
             samples: BTreeMap::from([

@@ -4,7 +4,7 @@ use comfy_table::{Attribute, Cell, CellAlignment, Color, Table};
 use comfy_table::{LineStyle, TableStyle};
 
 use super::contender::Contender;
-use super::report::{CAVEATS, Report, Row};
+use super::report::{Report, Row};
 
 /// The whole report as text.
 pub(super) fn render(report: &Report) -> String {
@@ -43,7 +43,7 @@ pub(super) fn render(report: &Report) -> String {
             }
             row.title.as_str()
         };
-        last_case = row.case;
+        last_case = &row.case;
         let mut cells = vec![Cell::new(title), Cell::new(row.metric.title())];
         cells.extend(contenders.iter().map(|contender| value(row, *contender)));
         cells.extend(
@@ -54,7 +54,7 @@ pub(super) fn render(report: &Report) -> String {
         table.add_row(cells);
     }
     let mut text = format!("{table}\n(0.50×): of direct on the same path.\n\n");
-    for caveat in CAVEATS {
+    for caveat in report.caveats() {
         text.push_str("- ");
         text.push_str(caveat);
         text.push('\n');
