@@ -45,6 +45,11 @@ pub const AGENT_KINDS: &[ObjectKind] = &[
     ObjectKind::Pod,
     ObjectKind::EndpointSlice,
     ObjectKind::Service,
+    ObjectKind::ReferenceGrant,
+    ObjectKind::GrpcRoute,
+    ObjectKind::HttpRoute,
+    ObjectKind::TlsRoute,
+    ObjectKind::TcpRoute,
     ObjectKind::AuthorizationPolicy,
     ObjectKind::MeshPolicy,
 ];

@@ -218,7 +218,7 @@ mod tests {
     }
 
     fn watches() -> Watches {
-        Watches::new("kube".to_owned(), &[&KINDS[1], &KINDS[4]])
+        Watches::new("kube".to_owned(), &[&KINDS[1], &KINDS[9]])
     }
 
     fn failed(message: &str, lost: bool) -> News {

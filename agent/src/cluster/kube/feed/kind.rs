@@ -1,5 +1,7 @@
 //! What is watched.
 
+use std::time::Duration;
+
 use crate::cluster::convert;
 use crate::state::ObjectKind;
 
@@ -11,21 +13,33 @@ pub(super) struct Kind {
     pub(super) plural: &'static str,
     /// It comes with a definition that may not be installed.
     pub(super) custom: bool,
+    /// Whether it has been installed is looked at so often, on average.
+    pub(super) looked_for: Duration,
     /// Kinds of a later stage are read for the first time after those of the earlier ones,
     /// so that what selects others finds them there and is looked at once.
     pub(super) stage: usize,
 }
 
 /// Every kind that the state has a use for. What is not here (nodes, service accounts,
-/// routes, traffic policies) would be sent to every node of a cluster for nothing.
-pub(super) const KINDS: [Kind; 6] = [
+/// traffic policies) would be sent to every node of a cluster for nothing.
+pub(super) const KINDS: [Kind; 11] = [
     kind(ObjectKind::Namespace, "namespaces", 0),
     kind(ObjectKind::Pod, "pods", 0),
     kind(ObjectKind::EndpointSlice, "endpointslices", 1),
     kind(ObjectKind::Service, "services", 2),
+    gateway(ObjectKind::ReferenceGrant, "referencegrants"),
+    gateway(ObjectKind::GrpcRoute, "grpcroutes"),
+    gateway(ObjectKind::HttpRoute, "httproutes"),
+    gateway(ObjectKind::TlsRoute, "tlsroutes"),
+    gateway(ObjectKind::TcpRoute, "tcproutes"),
     custom(ObjectKind::AuthorizationPolicy, "authorizationpolicies"),
     custom(ObjectKind::MeshPolicy, "meshpolicies"),
 ];
+
+/// How often kinds that are not installed are looked for: ours, without which a mesh has no
+/// policies, and those of others.
+const OURS: Duration = Duration::from_secs(15);
+const OTHERS: Duration = Duration::from_mins(1);
 
 /// How many stages there are.
 pub(super) const STAGES: usize = 4;
@@ -35,6 +49,7 @@ const fn kind(object: ObjectKind, plural: &'static str, stage: usize) -> Kind {
         object,
         plural,
         custom: false,
+        looked_for: OURS,
         stage,
     }
 }
@@ -43,6 +58,14 @@ const fn custom(object: ObjectKind, plural: &'static str) -> Kind {
     Kind {
         custom: true,
         ..kind(object, plural, STAGES - 1)
+    }
+}
+
+/// A kind of the Gateway API, which many clusters do without.
+const fn gateway(object: ObjectKind, plural: &'static str) -> Kind {
+    Kind {
+        looked_for: OTHERS,
+        ..custom(object, plural)
     }
 }
 
@@ -55,14 +78,18 @@ impl Kind {
         }
     }
 
-    /// The path of its objects.
-    pub(super) fn path(&self) -> String {
-        format!("{}/{}", self.group_path(), self.plural)
+    /// The versions in which it is read, the preferred one first.
+    pub(super) fn versions(&self) -> &'static [&'static str] {
+        convert::api_versions(self.object)
     }
 
-    /// The path of its group's version.
-    pub(super) fn group_path(&self) -> String {
-        let version = convert::api_version(self.object);
+    /// The path of its objects in a version.
+    pub(super) fn path(&self, version: &str) -> String {
+        format!("{}/{}", self.group_path(version), self.plural)
+    }
+
+    /// The path of a version of its group.
+    pub(super) fn group_path(&self, version: &str) -> String {
         match self.group() {
             "" => format!("/api/{version}"),
             _ => format!("/apis/{version}"),
@@ -81,7 +108,8 @@ mod tests {
 
     #[test]
     fn paths() {
-        let paths: Vec<String> = KINDS.iter().map(Kind::path).collect();
+        let paths = KINDS.iter().map(|kind| kind.path(kind.versions()[0]));
+        let paths: Vec<String> = paths.collect();
         assert_eq!(
             paths,
             [
@@ -89,6 +117,11 @@ mod tests {
                 "/api/v1/pods",
                 "/apis/discovery.k8s.io/v1/endpointslices",
                 "/api/v1/services",
+                "/apis/gateway.networking.k8s.io/v1/referencegrants",
+                "/apis/gateway.networking.k8s.io/v1/grpcroutes",
+                "/apis/gateway.networking.k8s.io/v1/httproutes",
+                "/apis/gateway.networking.k8s.io/v1/tlsroutes",
+                "/apis/gateway.networking.k8s.io/v1/tcproutes",
                 "/apis/fairlead.dev/v1alpha1/authorizationpolicies",
                 "/apis/fairlead.dev/v1alpha1/meshpolicies",
             ]

@@ -64,14 +64,19 @@ impl Server {
             Err(Failure::Refused { .. }) => return Ok(false),
             Err(failure) => return Err(failure),
         }
-        match self.text(Verb::Get, &kind.group_path()).await {
-            Ok(text) => {
-                let served = wire::resources(&text)?;
-                Ok(served.iter().all(|plural| plural != kind.plural))
+        for version in kind.versions() {
+            match self.text(Verb::Get, &kind.group_path(version)).await {
+                Ok(text) => {
+                    let served = wire::resources(&text)?;
+                    if served.iter().any(|plural| plural == kind.plural) {
+                        return Ok(false);
+                    }
+                }
+                Err(failure) if failure.code() == Some(404) => {}
+                Err(failure) => return Err(failure),
             }
-            Err(failure) if failure.code() == Some(404) => Ok(true),
-            Err(failure) => Err(failure),
         }
+        Ok(true)
     }
 }
 

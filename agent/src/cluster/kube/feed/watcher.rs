@@ -36,8 +36,6 @@ const ENDLESS: u32 = 2;
 const PER_OBJECT: Duration = Duration::from_micros(100);
 /// A watch that lasts so long is well.
 const WELL: Duration = Duration::from_secs(30);
-/// Whether a kind has been installed is looked at so often, on average.
-const UNINSTALLED: Duration = Duration::from_secs(15);
 /// Between two looks whether it is sure that a kind is gone, at least.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -56,6 +54,8 @@ pub(super) struct Report {
 pub(super) struct Watcher {
     index: usize,
     kind: &'static Kind,
+    /// Which of the kind's versions is asked for.
+    version: usize,
     server: Server,
     converter: Converter,
     reflector: Reflector,
@@ -94,6 +94,7 @@ impl Watcher {
         Self {
             index,
             kind,
+            version: 0,
             server,
             converter,
             reflector: Reflector::new(kind.object),
@@ -139,7 +140,7 @@ impl Watcher {
 
     /// Reads everything, page by page.
     async fn list(&mut self) -> Result<(), Failure> {
-        let path = format!("{}?limit={PAGE}", self.kind.path());
+        let path = format!("{}?limit={PAGE}", self.path());
         let mut next = String::new();
         let mut version = None;
         loop {
@@ -212,8 +213,12 @@ impl Watcher {
         }
     }
 
+    fn path(&self) -> String {
+        self.kind.path(self.kind.versions()[self.version])
+    }
+
     fn watch_path(&self, initial: bool, lasts: Duration) -> String {
-        let path = self.kind.path();
+        let path = self.path();
         let seconds = lasts.as_secs();
         let from = match self.reflector.version() {
             Some(version) if !initial => format!("resourceVersion={}", escaped(version)),
@@ -308,6 +313,12 @@ impl Watcher {
             return Duration::ZERO;
         }
         if self.kind.custom && failure.code() == Some(404) {
+            self.version += 1;
+            if self.version < self.kind.versions().len() {
+                // It may be served in another version.
+                return Duration::ZERO;
+            }
+            self.version = 0;
             return self.missing().await;
         }
         self.away.interrupt();
@@ -388,7 +399,7 @@ impl Watcher {
             self.backoff.reset();
         }
         self.tell(changes, Some(News::Absent)).await;
-        spread(UNINSTALLED, rand::random())
+        spread(self.kind.looked_for, rand::random())
     }
 
     async fn tell(&self, changes: Vec<Change>, news: Option<News>) {

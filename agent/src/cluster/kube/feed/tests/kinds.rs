@@ -224,3 +224,38 @@ async fn a_kind_that_was_not_installed_when_the_server_was_lost_is_not_either_wh
         .health(|it| it.healthy && !it.kinds[1].installed)
         .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_kind_is_read_in_the_version_that_is_served() {
+    let mut world = World::new(&[ObjectKind::TcpRoute]);
+    world.api.say("tcproutes", 404, "404 page not found\n");
+    let routes = world.api.stream("tcproutes");
+    let route = r#"{"apiVersion":"gateway.networking.k8s.io/v1alpha2","kind":"TCPRoute","metadata":{"name":"r","namespace":"shop","resourceVersion":"3"},"spec":{}}"#;
+    routes.lines(&[added(route), end_of_list(5)]);
+    let snapshot = world.state(|it| it.revision > 0).await;
+    assert_eq!(snapshot.routes.len(), 1);
+    let asked = world.api.requests();
+    let versions = ["/v1/tcproutes", "/v1alpha2/tcproutes"];
+    assert!(
+        asked[0].contains(versions[0]) && asked[1].contains(versions[1]),
+        "{asked:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kind_is_away_where_no_version_is_served() {
+    let mut world = World::new(&[ObjectKind::TcpRoute]);
+    for _ in 0..12 {
+        for _version in 0..2 {
+            world.api.say("tcproutes", 404, "404 page not found\n");
+        }
+        world.api.say("readyz", 200, "ok");
+        world.api.say("v1", 404, "404 page not found\n");
+        let others = r#"{"resources":[{"name":"udproutes"}]}"#;
+        world.api.say("v1alpha2", 200, others);
+    }
+    let start = Instant::now();
+    world.state(|it| it.revision > 0).await;
+    assert!(elapsed_since(start) < 6.0);
+    assert!(!world.health(|it| it.healthy).await.kinds[0].installed);
+}
