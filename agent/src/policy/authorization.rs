@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::matching::{Doubt, Subject, View};
 use crate::model::SpiffeId;
-use crate::state::{Action, AuthorizationPolicy};
+use crate::state::{Action, AuthorizationPolicy, ExternalProvider, Rule};
 
 /// What is known of a connection when the decision is made.
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +70,9 @@ pub enum DenyReason {
     NoAllowRule,
     /// A policy that selects the pod could not be understood.
     InvalidPolicy,
+    /// A CUSTOM policy wants somebody asked, who decides on requests only, and the
+    /// connection carries no HTTP.
+    CustomNeedsHttp,
 }
 
 impl DenyReason {
@@ -80,6 +83,7 @@ impl DenyReason {
             Self::DenyRule => "denied_by_rule",
             Self::NoAllowRule => "no_rule_allows",
             Self::InvalidPolicy => "invalid_policy",
+            Self::CustomNeedsHttp => "custom_needs_http",
         }
     }
 }
@@ -107,7 +111,7 @@ impl Compiled {
         let outcome = match source.action {
             Action::Allow => ": would permit",
             Action::Deny => ": would deny",
-            Action::Audit => "",
+            Action::Audit | Action::Custom => "",
         };
         let label = |index| RuleLabels {
             matched: format!("{name}#{index}").into(),
@@ -148,12 +152,25 @@ impl Compiled {
     }
 }
 
+/// Whether policies look at the paths of requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PathUse {
+    /// They do not: paths are nobody's business.
+    #[default]
+    Ignored,
+    /// Only such as leave marks: a path without a normal form goes on as it is.
+    Marks,
+    /// They decide by paths: the application gets the path that was decided on.
+    Decides,
+}
+
 /// The AuthorizationPolicies that select one pod.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Authorization {
     invalid: Vec<Arc<Compiled>>,
     deny: Vec<Arc<Compiled>>,
     allow: Vec<Arc<Compiled>>,
+    custom: Vec<Arc<Compiled>>,
     /// AUDIT, and whatever is a dry run.
     watched: Vec<Arc<Compiled>>,
     /// The names of `allow`, for a request that none of them permits.
@@ -169,6 +186,7 @@ impl Authorization {
                 (_, true) | (Action::Audit, false) => &mut sorted.watched,
                 (Action::Deny, false) => &mut sorted.deny,
                 (Action::Allow, false) => &mut sorted.allow,
+                (Action::Custom, false) => &mut sorted.custom,
             };
             list.push(policy);
         }
@@ -194,7 +212,32 @@ impl Authorization {
             return true;
         }
         let permits = allows.is_empty() || any(allows, Doubt::Fails);
-        permits && !any(denies, Doubt::Matches) && self.watched.iter().all(same)
+        let refuses = any(denies, Doubt::Matches) || any(&self.custom, Doubt::Matches);
+        permits && !refuses && self.watched.iter().all(same)
+    }
+
+    /// Whom else to ask about a request that is permitted here, and the rule that says so.
+    pub(super) fn external(
+        &self,
+        subject: &Subject<'_>,
+    ) -> impl Iterator<Item = (&Arc<ExternalProvider>, &Arc<str>)> {
+        self.custom.iter().filter_map(|policy| {
+            let labels = policy.first_match(subject)?;
+            Some((policy.source.provider.as_ref()?, &labels.matched))
+        })
+    }
+
+    /// What is enforced looks at paths; what is not enforced does.
+    pub(super) fn looks_at_paths(&self) -> PathUse {
+        let enforced = [&self.deny, &self.allow, &self.custom];
+        let looks = |policy: &Arc<Compiled>| policy.source.rules.iter().any(has_paths);
+        if enforced.into_iter().flatten().any(looks) {
+            PathUse::Decides
+        } else if self.watched.iter().any(looks) {
+            PathUse::Marks
+        } else {
+            PathUse::Ignored
+        }
     }
 
     pub(super) fn decide(&self, subject: &Subject<'_>) -> Decision {
@@ -205,19 +248,28 @@ impl Authorization {
             (Permission::Denied(reason), Some(Arc::clone(&policy.name)))
         } else if let Some(rule) = first_match(&self.deny, subject) {
             (Permission::Denied(DenyReason::DenyRule), Some(rule))
-        } else if self.allow.is_empty() {
-            (Permission::Permitted, None)
-        } else if let Some(rule) = allowed {
-            (Permission::Permitted, Some(rule))
-        } else {
+        } else if !self.allow.is_empty() && allowed.is_none() {
             let reason = DenyReason::NoAllowRule;
             (Permission::Denied(reason), self.allow_names.clone())
+        } else if let Some(rule) = self.needs_http(subject) {
+            let reason = DenyReason::CustomNeedsHttp;
+            (Permission::Denied(reason), Some(Arc::clone(rule)))
+        } else {
+            (Permission::Permitted, allowed)
         };
         Decision {
             verdict,
             policy,
             audit,
         }
+    }
+
+    /// The rule by which somebody would have to be asked, without a request to ask for.
+    fn needs_http(&self, subject: &Subject<'_>) -> Option<&Arc<str>> {
+        if subject.is_request() {
+            return None;
+        }
+        self.external(subject).next().map(|(_, rule)| rule)
     }
 
     /// Marks only: what AUDIT policies saw and what dry runs would have done.
@@ -242,6 +294,11 @@ impl Authorization {
         marks.extend(denying.map(|policy| Arc::clone(&policy.would_deny)));
         marks
     }
+}
+
+fn has_paths(rule: &Rule) -> bool {
+    let mut operations = rule.to.iter();
+    operations.any(|to| !to.paths.is_empty() || !to.not_paths.is_empty())
 }
 
 /// The first rule of any of the policies that matches.

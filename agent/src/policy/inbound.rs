@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use super::authorization::{
-    Admission, Authorization, Compiled, Decision, DenyReason, Permission, Request,
+    Admission, Authorization, Compiled, Decision, DenyReason, PathUse, Permission, Request,
 };
 use super::matching::Subject;
 use super::mtls::{Mode, Mtls};
 use super::request::HttpRequest;
-use crate::state::{MeshPolicy, MtlsMode};
+use crate::state::{ExternalProvider, JwtProvider, MeshPolicy, MtlsMode};
 
 /// What a pod's inbound side needs: the policies that select it and its mTLS modes.
 ///
@@ -19,14 +19,23 @@ pub struct InboundPolicy {
     known: bool,
     mtls: Mtls,
     authorization: Authorization,
+    paths: PathUse,
+    jwt: Vec<Arc<JwtProvider>>,
+    /// A policy about tokens that could not be understood.
+    jwt_invalid: Option<Arc<str>>,
 }
 
 impl InboundPolicy {
     pub(super) fn new(policies: Vec<Arc<Compiled>>, mesh: &[Arc<MeshPolicy>]) -> Self {
+        let authorization = Authorization::new(policies);
+        let invalid = mesh.iter().find(|policy| policy.jwt_invalid);
         Self {
             known: true,
             mtls: Mtls::new(mesh),
-            authorization: Authorization::new(policies),
+            paths: authorization.looks_at_paths(),
+            authorization,
+            jwt: mesh.iter().flat_map(|policy| policy.jwt.clone()).collect(),
+            jwt_invalid: invalid.map(|policy| policy.name.to_string().into()),
         }
     }
 
@@ -36,6 +45,9 @@ impl InboundPolicy {
             known: false,
             mtls: Mtls::strict(),
             authorization: Authorization::default(),
+            paths: PathUse::default(),
+            jwt: Vec::new(),
+            jwt_invalid: None,
         }
     }
 
@@ -54,10 +66,13 @@ impl InboundPolicy {
     pub fn authorize_connection(&self, request: &Request<'_>) -> Admission {
         let subject = Subject::new(request, None);
         if self.refuses(request).is_some() || self.authorization.is_settled(&subject) {
-            Admission::Decided(self.authorize(request))
-        } else {
-            Admission::PerRequest
+            let decision = self.authorize(request);
+            // The token of a request may be a bad one.
+            if decision.verdict != Permission::Permitted || self.jwt.is_empty() {
+                return Admission::Decided(decision);
+            }
         }
+        Admission::PerRequest
     }
 
     /// The verdict on a connection that carries no HTTP. What an ALLOW asks of requests
@@ -71,28 +86,52 @@ impl InboundPolicy {
         self.decide(request, Some(http))
     }
 
+    /// Whom else to ask about a request that [`Self::authorize_request`] permits, and the
+    /// rule that says so.
+    pub fn external(
+        &self,
+        request: &Request<'_>,
+        http: &HttpRequest<'_>,
+    ) -> Vec<(Arc<ExternalProvider>, Arc<str>)> {
+        let subject = Subject::new(request, Some(http));
+        let external = self.authorization.external(&subject);
+        external
+            .map(|(provider, rule)| (Arc::clone(provider), Arc::clone(rule)))
+            .collect()
+    }
+
+    /// Whose tokens its requests may carry.
+    pub fn jwt(&self) -> &[Arc<JwtProvider>] {
+        &self.jwt
+    }
+
+    /// What the paths of its requests are for.
+    pub fn paths(&self) -> PathUse {
+        self.paths
+    }
+
     fn decide(&self, request: &Request<'_>, http: Option<&HttpRequest<'_>>) -> Decision {
         let subject = Subject::new(request, http);
         let mut decision = self.authorization.decide(&subject);
-        match self.refuses(request) {
-            Some(DenyReason::MtlsRequired) => {
-                decision.verdict = Permission::Denied(DenyReason::MtlsRequired);
-                decision
-                    .policy
-                    .clone_from(&self.mtls.port(request.port).policy);
+        if let Some((reason, policy)) = self.refuses(request) {
+            decision.verdict = Permission::Denied(reason);
+            if policy.is_some() {
+                decision.policy = policy;
             }
-            Some(reason) => decision.verdict = Permission::Denied(reason),
-            None => {}
         }
         decision
     }
 
-    /// Why it takes nothing of the kind, whatever the rules say.
-    fn refuses(&self, request: &Request<'_>) -> Option<DenyReason> {
-        let strict = self.mtls.port(request.port).mode == MtlsMode::Strict;
-        match self.known {
-            false => Some(DenyReason::NoAllowRule),
-            true => (strict && !request.encrypted).then_some(DenyReason::MtlsRequired),
+    /// Why it takes nothing of the kind, whatever the rules say, and which policy says so.
+    fn refuses(&self, request: &Request<'_>) -> Option<(DenyReason, Option<Arc<str>>)> {
+        let mode = self.mtls.port(request.port);
+        if !self.known {
+            Some((DenyReason::NoAllowRule, None))
+        } else if mode.mode == MtlsMode::Strict && !request.encrypted {
+            Some((DenyReason::MtlsRequired, mode.policy.clone()))
+        } else {
+            let policy = self.jwt_invalid.clone()?;
+            Some((DenyReason::InvalidPolicy, Some(policy)))
         }
     }
 

@@ -20,7 +20,8 @@ pub(super) enum Doubt {
     /// Nothing about an identity that isn't there is true: an ALLOW.
     Fails,
     /// It is none of those that a `not` field lists: a DENY, which must not be
-    /// escaped by showing no identity; an AUDIT, which is to see what a DENY would.
+    /// escaped by showing no identity; an AUDIT, which is to see what a DENY would; a
+    /// CUSTOM, so that nobody escapes being asked for.
     Matches,
 }
 
@@ -48,7 +49,7 @@ impl View {
     pub(super) fn of(action: Action) -> Self {
         let doubt = match action {
             Action::Allow => Doubt::Fails,
-            Action::Deny | Action::Audit => Doubt::Matches,
+            Action::Deny | Action::Audit | Action::Custom => Doubt::Matches,
         };
         Self {
             doubt,
@@ -123,6 +124,10 @@ impl<'a> Subject<'a> {
             port: request.port,
             http,
         }
+    }
+
+    pub(super) fn is_request(&self) -> bool {
+        self.http.is_some()
     }
 
     /// Any of `from`, or none given; any of `to`, or none given; and all of `when`.

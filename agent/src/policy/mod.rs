@@ -27,7 +27,7 @@ pub mod traffic;
 #[cfg(test)]
 mod tests;
 
-pub use authorization::{Admission, Decision, DenyReason, Permission, Request};
+pub use authorization::{Admission, Decision, DenyReason, PathUse, Permission, Request};
 pub use explanation::{
     Candidate, Explanation, MtlsStep, Outcome, PodSummary, PolicyStep, RuleStep, Server, Verdict,
 };

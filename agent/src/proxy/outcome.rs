@@ -276,8 +276,9 @@ impl Outcome {
 fn denied(reason: DenyReason) -> Cow<'static, str> {
     match reason {
         DenyReason::MtlsRequired => "mtls_required".into(),
-        DenyReason::DenyRule | DenyReason::NoAllowRule | DenyReason::InvalidPolicy => {
-            format!("policy_denied: {}", reason.as_str()).into()
-        }
+        DenyReason::DenyRule
+        | DenyReason::NoAllowRule
+        | DenyReason::InvalidPolicy
+        | DenyReason::CustomNeedsHttp => format!("policy_denied: {}", reason.as_str()).into(),
     }
 }

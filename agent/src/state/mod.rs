@@ -10,7 +10,9 @@ mod derive;
 mod dict;
 mod endpoints;
 mod exposed;
+mod external;
 mod intern;
+mod jwt;
 mod objects;
 mod pattern;
 mod problems;
@@ -31,6 +33,8 @@ mod tests;
 pub use change::{Change, Object, ObjectKey, ObjectKind, Origin};
 pub use dict::Dict;
 pub use exposed::Exposed;
+pub use external::{ExternalProvider, IncludedBody};
+pub use jwt::{ClaimHeader, JwtKeys, JwtProvider, TokenHeader};
 pub use objects::{
     Action, AuthorizationPolicy, Endpoint, EndpointSlice, From, MeshPolicy, MtlsMode, Namespace,
     Pod, PodPhase, PolicyScope, Problem, Rule, Selector, Service, ServicePort, StringMatch,

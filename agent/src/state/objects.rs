@@ -10,6 +10,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::dict::Dict;
+use super::external::ExternalProvider;
+use super::jwt::JwtProvider;
 use super::rules::{Condition, PathPattern};
 use crate::model::{NamespacedName, NodeName, SpiffeId};
 
@@ -227,6 +229,8 @@ pub enum Action {
     Deny,
     /// Only leaves a mark in the flow.
     Audit,
+    /// Asks a Service, once the others have permitted it.
+    Custom,
 }
 
 impl fmt::Display for Action {
@@ -235,6 +239,7 @@ impl fmt::Display for Action {
             Self::Allow => "ALLOW",
             Self::Deny => "DENY",
             Self::Audit => "AUDIT",
+            Self::Custom => "CUSTOM",
         })
     }
 }
@@ -351,6 +356,8 @@ pub struct AuthorizationPolicy {
     pub dry_run: bool,
     /// Its rules. None: an ALLOW that permits nothing, a DENY that never matches.
     pub rules: Vec<Rule>,
+    /// Whom a CUSTOM asks.
+    pub provider: Option<Arc<ExternalProvider>>,
     /// `metadata.generation`: counts the changes of its spec; 0 where the source gives none.
     pub generation: i64,
     /// What of it was not understood. Such a policy denies everything that it
@@ -390,6 +397,10 @@ pub struct MeshPolicy {
     pub mtls: Option<MtlsMode>,
     /// `spec.mtls.ports`: per application port, before `mtls`.
     pub port_mtls: BTreeMap<u16, MtlsMode>,
+    /// `spec.jwt.providers`: those of all policies that select a workload count.
+    pub jwt: Vec<Arc<JwtProvider>>,
+    /// `spec.jwt` was not understood: such a policy denies everything that it selects.
+    pub jwt_invalid: bool,
     /// `metadata.generation`: counts the changes of its spec; 0 where the source gives none.
     pub generation: i64,
     /// What of it was not understood. Such a policy is STRICT for what it selects.

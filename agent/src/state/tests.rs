@@ -531,6 +531,7 @@ fn a_target_that_does_not_exist_is_reported_until_it_does() {
         action: Action::Deny,
         dry_run: false,
         rules: Vec::new(),
+        provider: None,
         generation: 0,
         invalid: None,
     };

@@ -27,7 +27,9 @@ use super::status::PolicyStatus;
            says why."
 )]
 #[serde(rename_all = "camelCase")]
-#[schemars(extend("x-kubernetes-validations" = schema::ONE_SELECTION.rule()))]
+#[schemars(extend(
+    "x-kubernetes-validations" = schema::rules([schema::ONE_SELECTION, schema::CUSTOM_ASKS])
+))]
 pub struct AuthorizationPolicySpec {
     /// The pods of this namespace that it holds for, by their labels. Without it and
     /// without targetRefs all of them; in the namespace fairlead-system those of the
@@ -39,10 +41,14 @@ pub struct AuthorizationPolicySpec {
     #[schemars(length(min = 1))]
     pub target_refs: Option<Vec<TargetRef>>,
     /// What it does where a rule matches: ALLOW (where nothing is given) permits, DENY
-    /// refuses before any ALLOW is looked at, AUDIT only leaves a mark in the flow.
+    /// refuses before any ALLOW is looked at, AUDIT only leaves a mark in the flow, CUSTOM
+    /// asks the provider about requests that the others permit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Action")]
     pub action: Option<Action>,
+    /// Whom a CUSTOM asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<Provider>,
     /// It is counted and reported in the flows, and never enforced.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dry_run: Option<bool>,
@@ -62,9 +68,53 @@ pub enum Action {
     Deny,
     /// Leaves a mark in the flow.
     Audit,
+    /// Asks a Service.
+    Custom,
 }
 
-/// Matches where any of `from` and any of `to` does.
+/// A Service that speaks Envoy's ext_authz by gRPC (`envoy.service.auth.v3`).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Provider {
+    /// The name of the Service.
+    #[schemars(length(min = 1))]
+    pub service: String,
+    /// Its namespace; that of the policy where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub namespace: Option<String>,
+    /// Its port.
+    #[schemars(range(min = 1, max = 65_535))]
+    pub port: u16,
+    /// How long it may take to answer, such as 200ms; 1s where it is left out, at most 1m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::duration")]
+    pub timeout: Option<String>,
+    /// Requests are permitted where it does not answer; else they are refused with 503.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fail_open: Option<bool>,
+    /// It is shown the body too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub include_request_body: Option<RequestBody>,
+    /// The headers that it is shown; all where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::header_names")]
+    pub headers: Option<Vec<String>>,
+}
+
+/// How much of a body is shown.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RequestBody {
+    /// The most that is shown, in bytes.
+    #[schemars(range(min = 1, max = 1_048_576))]
+    pub max_bytes: u32,
+    /// Of a larger body its beginning is shown; else such a request is refused with 413.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow_partial: Option<bool>,
+}
+
+/// Matches where any of `from`, any of `to` and all of `when` do.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Rule {
     /// Who connects; anyone where it is left out.
@@ -75,6 +125,31 @@ pub struct Rule {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1))]
     pub to: Option<Vec<Destination>>,
+    /// Further conditions, all of which must hold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub when: Option<Vec<Condition>>,
+}
+
+/// A condition on one property of a request or connection.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = schema::SOME_VALUES.rule()))]
+pub struct Condition {
+    /// The property: `request.headers[NAME]`, `request.auth.claims[NAME]` (of a claim
+    /// within another one `[OUTER][INNER]`), request.auth.principal,
+    /// request.auth.audiences, request.auth.presenter, source.ip, source.namespace,
+    /// source.principal or destination.port.
+    #[schemars(schema_with = "schema::condition_key")]
+    pub key: String,
+    /// Any of these values. A * as the first or the last character stands for anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::names")]
+    pub values: Option<Vec<String>>,
+    /// None of these values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::names")]
+    pub not_values: Option<Vec<String>>,
 }
 
 /// One description of who connects.
@@ -117,6 +192,16 @@ pub struct Source {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::blocks")]
     pub not_ip_blocks: Option<Vec<String>>,
+    /// End users, proved by a token of an issuer that a MeshPolicy names: ISSUER/SUBJECT. A
+    /// * as the first or the last character stands for anything; alone it is anyone with
+    /// a valid token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::names")]
+    pub request_principals: Option<Vec<String>>,
+    /// None of these end users. A DENY matches requests without a token too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::names")]
+    pub not_request_principals: Option<Vec<String>>,
 }
 
 /// One description of what is connected to.
@@ -140,4 +225,31 @@ pub struct Operation {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::ports")]
     pub not_ports: Option<Vec<serde_json::Value>>,
+    /// Methods of HTTP, such as GET.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::methods")]
+    pub methods: Option<Vec<String>>,
+    /// None of these methods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::methods")]
+    pub not_methods: Option<Vec<String>>,
+    /// Paths, of gRPC /package.Service/Method: /exact, /prefix*, *suffix, * for any, or with
+    /// `{*}` for one segment and `{**}` for any number of them. They are compared in the
+    /// normal form that docs/policies.md describes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::paths")]
+    pub paths: Option<Vec<String>>,
+    /// None of these paths.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::paths")]
+    pub not_paths: Option<Vec<String>>,
+    /// Hosts that the request is for, in any case, with or without the port. A * as the
+    /// first or the last character stands for anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::hosts")]
+    pub hosts: Option<Vec<String>>,
+    /// None of these hosts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::hosts")]
+    pub not_hosts: Option<Vec<String>>,
 }

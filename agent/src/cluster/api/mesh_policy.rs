@@ -24,8 +24,8 @@ use super::status::PolicyStatus;
     derive = "PartialEq",
     doc = "How the workloads that it selects take part in the mesh. Of several that select a \
            workload the narrowest counts: by pods or Services, by namespace, for the mesh. A \
-           policy that is not understood in full makes STRICT what it selects, and its condition \
-           Accepted says why."
+           policy that is not understood in full makes STRICT what it selects, or denies \
+           everything where it is about tokens, and its condition Accepted says why."
 )]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = schema::ONE_SELECTION.rule()))]
@@ -42,6 +42,89 @@ pub struct MeshPolicySpec {
     /// Whether plaintext is taken.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mtls: Option<Mtls>,
+    /// Tokens of end users. The providers of all policies that select a workload count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jwt: Option<Jwt>,
+}
+
+/// Tokens of end users. A request with a bad token is refused; one without a token goes
+/// on, unless an AuthorizationPolicy asks for one.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Jwt {
+    /// Who issues tokens.
+    #[schemars(length(min = 1))]
+    pub providers: Vec<JwtProvider>,
+}
+
+/// Who issues tokens, and where requests carry them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = schema::ONE_KEY_SET.rule()))]
+pub struct JwtProvider {
+    /// What its tokens have as `iss`.
+    #[schemars(length(min = 1))]
+    pub issuer: String,
+    /// Any of these must be in `aud`; any audience will do where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::texts")]
+    pub audiences: Option<Vec<String>>,
+    /// Its keys as a JSON Web Key Set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub jwks: Option<String>,
+    /// Where its JSON Web Key Set is, over http or https. Each agent fetches it, keeps it
+    /// through outages, and fetches it again every 5 minutes and when a token names a key
+    /// that it does not know. No token is valid before it was fetched once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^https?://[^@#]+$"))]
+    pub jwks_uri: Option<String>,
+    /// Headers that carry tokens. Where none of the three is given: `Authorization: Bearer`
+    /// and the query parameter `access_token`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub from_headers: Option<Vec<TokenHeader>>,
+    /// Query parameters that carry tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::texts")]
+    pub from_params: Option<Vec<String>>,
+    /// Cookies that carry tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::header_names")]
+    pub from_cookies: Option<Vec<String>>,
+    /// The application gets the token too; else it is taken out of the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forward_original_token: Option<bool>,
+    /// Claims that the application gets as headers. Clients can't set these headers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub output_claim_to_headers: Option<Vec<ClaimHeader>>,
+    /// How far the issuer's clock may be off; 1m where it is left out, at most 10m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::duration")]
+    pub clock_skew: Option<String>,
+}
+
+/// A header that carries a token.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TokenHeader {
+    /// Its name.
+    #[schemars(schema_with = "schema::header_name")]
+    pub name: String,
+    /// What stands before the token, such as "Bearer ".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub prefix: Option<String>,
+}
+
+/// A claim that becomes a header.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ClaimHeader {
+    /// The name of the header.
+    #[schemars(schema_with = "schema::header_name")]
+    pub header: String,
+    /// The claim; with dots for one within another.
+    #[schemars(length(min = 1))]
+    pub claim: String,
 }
 
 /// Whether plaintext is taken.

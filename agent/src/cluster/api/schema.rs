@@ -23,11 +23,35 @@ pub(super) const PORT_KEYS: Rule = Rule {
     message: "the keys must be ports: 1 to 65535",
 };
 
+/// Of the spec of an AuthorizationPolicy.
+pub(super) const CUSTOM_ASKS: Rule = Rule {
+    rule: "(has(self.action) && self.action == 'CUSTOM') == has(self.provider)",
+    message: "CUSTOM needs a provider, and nothing else has one",
+};
+
+/// Of a condition.
+pub(super) const SOME_VALUES: Rule = Rule {
+    rule: "has(self.values) || has(self.notValues)",
+    message: "values or notValues must be given",
+};
+
+/// Of an issuer of tokens.
+pub(super) const ONE_KEY_SET: Rule = Rule {
+    rule: "has(self.jwks) != has(self.jwksUri)",
+    message: "either jwks or jwksUri must be given",
+};
+
 impl Rule {
     /// As the schema has it.
     pub(super) fn rule(&self) -> Value {
-        json!([{"rule": self.rule, "message": self.message}])
+        rules([self])
     }
+}
+
+/// Several, as the schema has them.
+pub(super) fn rules<const N: usize>(rules: [impl std::borrow::Borrow<Rule>; N]) -> Value {
+    let rule = |rule: &Rule| json!({"rule": rule.rule, "message": rule.message});
+    rules.iter().map(|one| rule(one.borrow())).collect()
 }
 
 /// A trust domain, namespace or service account of an identity.
@@ -68,6 +92,51 @@ pub(super) fn ports(_generator: &mut SchemaGenerator) -> Schema {
         "pattern": PORT,
     });
     json_schema!({"type": "array", "minItems": 1, "items": items})
+}
+
+pub(super) fn texts(_generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}})
+}
+
+pub(super) fn methods(_generator: &mut SchemaGenerator) -> Schema {
+    strings(r"^(\*|\*[A-Za-z-]+|[A-Za-z-]+\*?)$")
+}
+
+/// Whether they have the normal form the conversion decides.
+pub(super) fn paths(_generator: &mut SchemaGenerator) -> Schema {
+    strings(r"^(/[^ #?]*|\*[^ #?*]*)$")
+}
+
+pub(super) fn hosts(_generator: &mut SchemaGenerator) -> Schema {
+    let part = r"[A-Za-z0-9._:\[\]-]+";
+    strings(&format!(r"^(\*|\*{part}|{part}\*?)$"))
+}
+
+pub(super) fn condition_key(_generator: &mut SchemaGenerator) -> Schema {
+    let header = r"request\.headers\[[A-Za-z0-9!#$%&'*+.^_`|~-]+\]";
+    let claim = r"request\.auth\.claims(\[[^\[\]]+\])+";
+    let auth = r"request\.auth\.(principal|audiences|presenter)";
+    let other = r"source\.(ip|namespace|principal)|destination\.port";
+    json_schema!({
+        "type": "string",
+        "pattern": format!("^({header}|{claim}|{auth}|{other})$"),
+    })
+}
+
+/// A token of HTTP, as names of headers and cookies are.
+const TOKEN: &str = "^[A-Za-z0-9!#$%&'*+.^_`|~-]+$";
+
+pub(super) fn header_name(_generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "pattern": TOKEN})
+}
+
+pub(super) fn header_names(_generator: &mut SchemaGenerator) -> Schema {
+    strings(TOKEN)
+}
+
+/// As the Gateway API has it.
+pub(super) fn duration(_generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "pattern": "^([0-9]{1,5}(h|m|s|ms)){1,4}$"})
 }
 
 pub(super) fn generation(_generator: &mut SchemaGenerator) -> Schema {

@@ -2,11 +2,14 @@
 
 mod converted;
 mod grant;
+mod jwt;
 mod lean;
 mod pod;
 mod policy;
+mod provider;
 mod reader;
 mod route;
+mod rules;
 mod service;
 
 use std::borrow::Cow;

@@ -7,12 +7,15 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::jwt;
+use super::provider;
 use super::reader::{self, Reader};
+use super::rules::read_rules;
 use super::{Converted, FieldPath, FieldProblem, problem};
 use crate::model::NamespacedName;
 use crate::state::{
-    Action, AuthorizationPolicy, From, MeshPolicy, MtlsMode, Object, ObjectKind, PolicyScope,
-    ROOT_NAMESPACE, Rule, Selector, To,
+    Action, AuthorizationPolicy, MeshPolicy, MtlsMode, Object, ObjectKind, PolicyScope,
+    ROOT_NAMESPACE, Selector,
 };
 
 /// Reads an `AuthorizationPolicy`; `alien` where it is of a kind or version that is
@@ -25,11 +28,19 @@ pub(super) fn authorization(converted: &mut Converted, value: &Value, alien: Opt
     let mut action = Action::Allow;
     let mut dry_run = false;
     let mut rules = Vec::new();
+    let mut provider = None;
     let mut scope = Scope {
         failed: unnamed,
         ..Scope::default()
     };
-    let known = ["selector", "targetRefs", "action", "dryRun", "rules"];
+    let known = [
+        "selector",
+        "targetRefs",
+        "action",
+        "provider",
+        "dryRun",
+        "rules",
+    ];
     for (key, value, path) in spec(&mut reader, value, alien, &known) {
         match key {
             "selector" => scope.selector(&mut reader, value, &path),
@@ -38,8 +49,15 @@ pub(super) fn authorization(converted: &mut Converted, value: &Value, alien: Opt
                 Some("ALLOW") => action = Action::Allow,
                 Some("DENY") => action = Action::Deny,
                 Some("AUDIT") => action = Action::Audit,
-                _ => reader.report(&path, format!("{value} is not ALLOW, DENY or AUDIT")),
+                Some("CUSTOM") => action = Action::Custom,
+                _ => {
+                    let message = format!("{value} is not ALLOW, DENY, AUDIT or CUSTOM");
+                    reader.report(&path, message);
+                }
             },
+            "provider" => {
+                provider = provider::read(&mut reader, value, &path, &name.namespace);
+            }
             "dryRun" => match value.as_bool() {
                 Some(given) => dry_run = given,
                 None => reader.report(&path, format!("{value} is neither true nor false")),
@@ -47,12 +65,15 @@ pub(super) fn authorization(converted: &mut Converted, value: &Value, alien: Opt
             _ => rules = read_rules(&mut reader, value, &path),
         }
     }
+    let provided = provider.is_some();
+    check_custom(&mut reader, action, dry_run, provided);
     let policy = AuthorizationPolicy {
         scope: scope.finish(&mut reader, &name.namespace),
         name: name.clone(),
         action,
         dry_run,
         rules,
+        provider,
         generation: generation(value),
         invalid: invalid(&reader),
     };
@@ -69,6 +90,8 @@ pub(super) fn mesh(converted: &mut Converted, value: &Value, alien: Option<Field
     let unnamed = !reader.problems.is_empty();
     let mut mtls = None;
     let mut port_mtls = BTreeMap::new();
+    let mut jwt = Vec::new();
+    let mut jwt_invalid = false;
     let mut scope = Scope {
         failed: unnamed,
         ..Scope::default()
@@ -77,11 +100,16 @@ pub(super) fn mesh(converted: &mut Converted, value: &Value, alien: Option<Field
         &mut reader,
         value,
         alien,
-        &["selector", "targetRefs", "mtls"],
+        &["selector", "targetRefs", "mtls", "jwt"],
     ) {
         match key {
             "selector" => scope.selector(&mut reader, value, &path),
             "targetRefs" => scope.targets(&mut reader, value, &path, &name.namespace),
+            "jwt" => {
+                let before = reader.problems.len();
+                jwt = jwt::read(&mut reader, value, &path);
+                jwt_invalid = reader.problems.len() > before;
+            }
             _ => {
                 for (key, value, path) in reader.fields(value, &path, &["mode", "ports"]) {
                     match key {
@@ -97,6 +125,8 @@ pub(super) fn mesh(converted: &mut Converted, value: &Value, alien: Option<Field
         name: name.clone(),
         mtls,
         port_mtls,
+        jwt,
+        jwt_invalid,
         generation: generation(value),
         invalid: invalid(&reader),
     };
@@ -148,6 +178,22 @@ fn spec<'v>(
     match value.get("spec") {
         None => Vec::new(),
         Some(spec) => reader.fields(spec, &FieldPath::of(&["spec"]), known),
+    }
+}
+
+/// A CUSTOM asks somebody, and nobody else does.
+fn check_custom(reader: &mut Reader, action: Action, dry_run: bool, provided: bool) {
+    let spec = FieldPath::of(&["spec"]);
+    let custom = action == Action::Custom;
+    // A provider that was not understood has said so.
+    if custom && !provided && reader.problems.is_empty() {
+        reader.report(&spec.key("provider"), "is missing: whom a CUSTOM asks");
+    } else if !custom && provided {
+        reader.report(&spec.key("provider"), "has a meaning with CUSTOM only");
+    }
+    if custom && dry_run {
+        let message = "has no meaning with CUSTOM: its Service would have to be asked";
+        reader.report(&spec.key("dryRun"), message);
     }
 }
 
@@ -255,37 +301,8 @@ fn target_service(
     name.map(Arc::from)
 }
 
-fn read_rules(reader: &mut Reader, value: &Value, path: &FieldPath) -> Vec<Rule> {
-    // No rules at all is a policy of its own: an ALLOW that permits nothing.
-    if value.as_array().is_some_and(Vec::is_empty) {
-        return Vec::new();
-    }
-    let mut rules = Vec::new();
-    for (value, path) in reader.items(value, path) {
-        let mut rule = Rule::default();
-        for (key, value, path) in reader.fields(value, &path, &["from", "to"]) {
-            let (inner, is_from) = match key {
-                "from" => ("source", true),
-                _ => ("operation", false),
-            };
-            for (value, path) in reader.items(value, &path) {
-                let Some((value, path)) = only_field(reader, value, &path, inner) else {
-                    continue;
-                };
-                if is_from {
-                    rule.from.push(read_source(reader, value, &path));
-                } else {
-                    rule.to.push(read_operation(reader, value, &path));
-                }
-            }
-        }
-        rules.push(rule);
-    }
-    rules
-}
-
 /// The one field that a map must have, with something in it.
-fn only_field<'v>(
+pub(super) fn only_field<'v>(
     reader: &mut Reader,
     value: &'v Value,
     path: &FieldPath,
@@ -298,42 +315,6 @@ fn only_field<'v>(
         reader.report(&path.key(name), "is empty: leave it out to match anything");
     }
     field.map(|(_, value, path)| (value, path))
-}
-
-fn read_source(reader: &mut Reader, value: &Value, path: &FieldPath) -> From {
-    let known = [
-        "principals",
-        "notPrincipals",
-        "namespaces",
-        "notNamespaces",
-        "ipBlocks",
-        "notIpBlocks",
-    ];
-    let mut from = From::default();
-    for (key, value, path) in reader.fields(value, path, &known) {
-        match key {
-            "principals" => from.principals = reader.list(value, &path, reader::principal),
-            "notPrincipals" => from.not_principals = reader.list(value, &path, reader::principal),
-            "namespaces" => from.namespaces = reader.list(value, &path, reader::string_match),
-            "notNamespaces" => {
-                from.not_namespaces = reader.list(value, &path, reader::string_match);
-            }
-            "ipBlocks" => from.ip_blocks = reader.list(value, &path, reader::block),
-            _ => from.not_ip_blocks = reader.list(value, &path, reader::block),
-        }
-    }
-    from
-}
-
-fn read_operation(reader: &mut Reader, value: &Value, path: &FieldPath) -> To {
-    let mut to = To::default();
-    for (key, value, path) in reader.fields(value, path, &["ports", "notPorts"]) {
-        match key {
-            "ports" => to.ports = reader.list(value, &path, reader::port),
-            _ => to.not_ports = reader.list(value, &path, reader::port),
-        }
-    }
-    to
 }
 
 fn read_mode(reader: &mut Reader, value: &Value, path: &FieldPath) -> Option<MtlsMode> {
@@ -388,6 +369,7 @@ pub(in crate::cluster) fn in_place_of_text(namespace: &str, place: &str) -> Obje
         action: Action::Deny,
         dry_run: false,
         rules: Vec::new(),
+        provider: None,
         generation: 0,
         invalid: Some(why.message),
     })

@@ -1,6 +1,8 @@
 //! Strict reading of JSON: whatever is not understood is reported, all of it.
 
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
 use serde_json::Value;
@@ -8,21 +10,8 @@ use serde_json::Value;
 use super::{FieldPath, FieldProblem};
 use crate::state::StringMatch;
 
-/// Fields of Istio's that people will try, and that need HTTP.
-const LATER: [&str; 12] = [
-    "when",
-    "hosts",
-    "notHosts",
-    "methods",
-    "notMethods",
-    "paths",
-    "notPaths",
-    "requestPrincipals",
-    "notRequestPrincipals",
-    "remoteIpBlocks",
-    "notRemoteIpBlocks",
-    "serviceAccounts",
-];
+/// Fields of Istio's that people will try.
+const LATER: [&str; 3] = ["remoteIpBlocks", "notRemoteIpBlocks", "serviceAccounts"];
 
 /// Collects the problems of one object.
 #[derive(Debug, Default)]
@@ -166,6 +155,25 @@ pub(super) fn port(value: &Value) -> Result<u16, String> {
     };
     let port = number.filter(|port: &u16| *port > 0);
     port.ok_or_else(|| format!("{value} is not a port: 1 to 65535"))
+}
+
+/// The name of a header, in lower case.
+pub(super) fn header_name(text: &str) -> Result<Arc<str>, String> {
+    match http::HeaderName::from_bytes(text.as_bytes()) {
+        Ok(name) => Ok(name.as_str().into()),
+        Err(_) => Err(format!("{text:?} is no name of a header")),
+    }
+}
+
+/// A span of time as Kubernetes and the Gateway API write it, such as `1m30s` or `500ms`.
+pub(super) fn duration(value: &Value) -> Result<Duration, String> {
+    let text = value.as_str().unwrap_or_default();
+    let proper = !text.is_empty()
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_digit() || b"hms".contains(&b));
+    let duration = humantime::parse_duration(text).ok().filter(|_| proper);
+    duration.ok_or_else(|| format!("{value} is no span of time such as 1m30s or 500ms"))
 }
 
 /// A CIDR block or a single address.

@@ -177,6 +177,31 @@ fn to(operation: &Value) -> Value {
     json!({"rules": [{"to": [{"operation": operation}]}]})
 }
 
+fn provider() -> Value {
+    json!({
+        "service": "authz",
+        "namespace": "security",
+        "port": 9000,
+        "timeout": "200ms",
+        "failOpen": true,
+        "includeRequestBody": {"maxBytes": 1024, "allowPartial": true},
+        "headers": ["X-User"],
+    })
+}
+
+fn with(mut base: Value, field: &str, value: Value) -> Value {
+    base[field] = value;
+    base
+}
+
+fn jwt(fields: &Value) -> Value {
+    let mut provider = with(fields.clone(), "issuer", json!("https://issuer.example"));
+    if fields["issuer"].is_string() {
+        provider["issuer"] = fields["issuer"].clone();
+    }
+    json!({"jwt": {"providers": [provider]}})
+}
+
 #[test]
 fn what_both_take() {
     let kind = "AuthorizationPolicy";
@@ -218,9 +243,76 @@ fn what_both_take() {
         kind,
         to(&json!({"ports": [1, "80", 65535, "65535", "9999", "64000"], "notPorts": ["1"]})),
     );
+    taken(
+        kind,
+        from(&json!({"requestPrincipals": ["*", "a/b"], "notRequestPrincipals": ["https://*"]})),
+    );
+    taken(
+        kind,
+        to(&json!({"methods": ["GET", "P*", "*"], "notMethods": ["*TE", "M-SEARCH"]})),
+    );
+    let paths = [
+        "/",
+        "/a*",
+        "*.php",
+        "*",
+        "/a/{*}/b/{**}",
+        "/pkg.Service/Method",
+        "/a;b=1",
+    ];
+    taken(kind, to(&json!({"paths": paths, "notPaths": ["/%20"]})));
+    taken(
+        kind,
+        to(&json!({"hosts": ["web", "*.example.com", "web:80", "[::1]:80"], "notHosts": ["a*"]})),
+    );
+    for key in [
+        "request.headers[X-Role]",
+        "request.auth.claims[realm][roles]",
+        "request.auth.claims[https://x/y z]",
+        "request.auth.principal",
+        "request.auth.audiences",
+        "request.auth.presenter",
+        "source.namespace",
+    ] {
+        let when = |field: &str| json!({"rules": [{"when": [{"key": key, field: ["a", "b*"]}]}]});
+        taken(kind, when("values"));
+        taken(kind, when("notValues"));
+    }
+    for (key, value) in [
+        ("source.ip", "10.0.0.0/8"),
+        ("source.principal", "x/ns/a/sa/b"),
+        ("destination.port", "80"),
+    ] {
+        taken(
+            kind,
+            json!({"rules": [{"when": [{"key": key, "values": [value]}]}]}),
+        );
+    }
+    taken(
+        kind,
+        json!({"action": "CUSTOM", "provider": {"service": "authz", "port": 9000}}),
+    );
+    taken(kind, json!({"action": "CUSTOM", "provider": provider()}));
     let kind = "MeshPolicy";
     taken(kind, Value::Null);
     taken(kind, json!({"mtls": {}}));
+    taken(
+        kind,
+        jwt(&json!({"jwksUri": "https://issuer.example/keys"})),
+    );
+    taken(
+        kind,
+        jwt(&json!({
+            "jwks": r#"{"keys": [{"kty": "RSA"}]}"#,
+            "audiences": ["a"],
+            "fromHeaders": [{"name": "X-Token"}, {"name": "authorization", "prefix": "Bearer "}],
+            "fromParams": ["token"],
+            "fromCookies": ["session"],
+            "forwardOriginalToken": true,
+            "outputClaimToHeaders": [{"header": "X-User", "claim": "user.name"}],
+            "clockSkew": "30s",
+        })),
+    );
     let ports = json!({"1": {"mode": "PERMISSIVE"}, "65535": {"mode": "STRICT"}});
     taken(kind, json!({"mtls": {"mode": "STRICT", "ports": ports}}));
 }
@@ -296,7 +388,75 @@ fn what_both_refuse() {
         refused(kind, to(&json!({"ports": [port]})));
         refused(kind, to(&json!({"notPorts": [port]})));
     }
+    for (field, wrong) in [
+        ("methods", json!(["G T"])),
+        ("methods", json!([])),
+        ("paths", json!(["admin"])),
+        ("paths", json!(["/a?b"])),
+        ("notPaths", json!(["/a#b"])),
+        ("hosts", json!(["a/b"])),
+        ("hosts", json!(["a*b"])),
+        ("notHosts", json!([1])),
+    ] {
+        refused(kind, to(&json!({field: wrong})));
+    }
+    for condition in [
+        json!({}),
+        json!({"key": "request.headers[x]"}),
+        json!({"values": ["x"]}),
+        json!({"key": "request.headers[x]", "values": []}),
+        json!({"key": "request.headers", "values": ["x"]}),
+        json!({"key": "request.headers[x][y]", "values": ["x"]}),
+        json!({"key": "request.headers[:path]", "values": ["x"]}),
+        json!({"key": "request.auth.claims", "values": ["x"]}),
+        json!({"key": "request.auth.claims[a]b", "values": ["x"]}),
+        json!({"key": "remote.ip", "values": ["10.0.0.1"]}),
+        json!({"key": "connection.sni", "values": ["x"]}),
+    ] {
+        refused(kind, json!({"rules": [{"when": [condition]}]}));
+    }
+    let custom = |provider| json!({"action": "CUSTOM", "provider": provider});
+    refused(kind, json!({"action": "CUSTOM"}));
+    refused(kind, json!({"action": "DENY", "provider": provider()}));
+    refused(kind, json!({"provider": provider()}));
+    refused(kind, custom(json!({"service": "authz"})));
+    refused(kind, custom(json!({"port": 9000})));
+    for (field, wrong) in [
+        ("service", json!("")),
+        ("port", json!(0)),
+        ("timeout", json!("soon")),
+        ("timeout", json!("-1s")),
+        ("failOpen", json!("true")),
+        ("includeRequestBody", json!({})),
+        ("includeRequestBody", json!({"maxBytes": 0})),
+        ("includeRequestBody", json!({"maxBytes": 1_048_577})),
+        ("headers", json!(["a b"])),
+        ("headers", json!([])),
+    ] {
+        refused(kind, custom(with(provider(), field, wrong)));
+    }
     let kind = "MeshPolicy";
+    refused(kind, json!({"jwt": {}}));
+    refused(kind, json!({"jwt": {"providers": []}}));
+    refused(kind, jwt(&json!({})));
+    let uri = "https://issuer.example/keys";
+    let set = r#"{"keys": [{"kty": "RSA"}]}"#;
+    refused(kind, jwt(&json!({"jwks": set, "jwksUri": uri})));
+    for (field, wrong) in [
+        ("jwksUri", json!("ftp://issuer.example/keys")),
+        ("jwksUri", json!("https://joe@issuer.example/keys")),
+        ("audiences", json!([])),
+        ("fromHeaders", json!([{}])),
+        ("fromHeaders", json!([{"name": "a b"}])),
+        ("fromParams", json!([""])),
+        ("fromCookies", json!(["a;b"])),
+        ("forwardOriginalToken", json!("yes")),
+        ("outputClaimToHeaders", json!([{"header": "x-user"}])),
+        ("outputClaimToHeaders", json!([{"claim": "x"}])),
+        ("clockSkew", json!("a minute")),
+    ] {
+        refused(kind, jwt(&with(json!({"jwksUri": uri}), field, wrong)));
+    }
     refused(kind, json!({"mtls": {"mode": "DISABLE"}}));
     for port in ["0", "65536", "-1", "http"] {
         refused(kind, json!({"mtls": {"ports": {port: {"mode": "STRICT"}}}}));
@@ -310,13 +470,31 @@ fn what_only_the_conversion_can_tell() {
     let kind = "AuthorizationPolicy";
     found_later(kind, json!({"dryrun": true}));
     found_later(kind, from(&json!({"principal": ["*"]})));
-    found_later(kind, to(&json!({"methods": ["GET"]})));
-    found_later(kind, json!({"rules": [{"when": []}]}));
+    found_later(kind, to(&json!({"paths": ["/a//b", "/%2f"]})));
+    found_later(kind, to(&json!({"notPaths": ["/a/{*}b"]})));
+    let keyless = json!({"rules": [{"when": [{"key": "source.ip", "values": ["web"]}]}]});
+    found_later(kind, keyless);
+    found_later(
+        kind,
+        json!({"action": "CUSTOM", "dryRun": true, "provider": provider()}),
+    );
     found_later(kind, json!({"selector": {"matchExpressions": []}}));
     found_later(kind, from(&json!({"ipBlocks": ["10.0.0.0/33"]})));
     let target = json!({"kind": "Service", "name": "web", "namespace": "bank"});
     found_later(kind, json!({"targetRefs": [target]}));
     found_later("MeshPolicy", json!({"tracing": {}}));
+    found_later("MeshPolicy", jwt(&json!({"jwks": "not JSON"})));
+    found_later("MeshPolicy", jwt(&json!({"jwks": r#"{"keys": []}"#})));
+    let claim = json!([{"header": "Host", "claim": "x"}]);
+    let uri = "https://issuer.example/keys";
+    found_later(
+        "MeshPolicy",
+        jwt(&json!({"jwksUri": uri, "outputClaimToHeaders": claim})),
+    );
+    found_later(
+        "MeshPolicy",
+        jwt(&json!({"jwksUri": uri, "clockSkew": "1h"})),
+    );
     let ports = json!({"080": {"mode": "STRICT"}});
     found_later("MeshPolicy", json!({"mtls": {"ports": ports}}));
 }

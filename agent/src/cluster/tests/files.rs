@@ -141,8 +141,8 @@ fn a_bad_policy_denies_and_does_not_keep_its_last_good_version() {
     check_problems(
         &snapshot,
         &[
-            "a.yaml:6 AuthorizationPolicy default/p spec.action: \"MAYBE\" is not ALLOW, DENY or \
-           AUDIT; the policy denies what it selects",
+            "a.yaml:6 AuthorizationPolicy default/p spec.action: \"MAYBE\" is not ALLOW, DENY, \
+           AUDIT or CUSTOM; the policy denies what it selects",
         ],
     );
 }

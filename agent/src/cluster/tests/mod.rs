@@ -7,6 +7,7 @@ mod files;
 mod lint;
 mod manifest;
 mod policy;
+mod requests;
 mod routes;
 mod schema;
 

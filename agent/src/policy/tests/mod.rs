@@ -27,6 +27,7 @@ fn policy(text: &str, action: Action, rules: Vec<Rule>) -> AuthorizationPolicy {
         action,
         dry_run: false,
         rules,
+        provider: None,
         generation: 0,
         invalid: None,
     }
@@ -39,6 +40,8 @@ fn mesh(text: &str, mtls: Option<MtlsMode>, ports: &[(u16, MtlsMode)]) -> MeshPo
         scope: PolicyScope::Pods(Selector::default()),
         mtls,
         port_mtls: ports.iter().copied().collect(),
+        jwt: Vec::new(),
+        jwt_invalid: false,
         generation: 0,
         invalid: None,
     }

@@ -36,6 +36,7 @@ pub(super) fn allow(server: &str, client: &str) -> Object {
             }],
             ..Rule::default()
         }],
+        provider: None,
         generation: 0,
         invalid: None,
     })
@@ -47,6 +48,8 @@ pub(super) fn strict(server: &str) -> Object {
         scope: selecting(server),
         mtls: Some(MtlsMode::Strict),
         port_mtls: std::collections::BTreeMap::new(),
+        jwt: Vec::new(),
+        jwt_invalid: false,
         generation: 0,
         invalid: None,
     })

@@ -111,13 +111,13 @@ fn verdicts_of_what_is_understood() {
 
 #[test]
 fn what_is_not_understood_is_not_accepted_and_names_its_fields() {
-    let spec = json!({"dryrun": true, "rules": [{"to": [{"operation": {"methods": ["GET"]}}]}]});
+    let spec = json!({"dryrun": true, "rules": [{"to": [{"operation": {"methods": ["G T"]}}]}]});
     let lines = verdict("AuthorizationPolicy", &spec);
     assert_eq!(lines.len(), 2);
     assert_eq!(lines[0], "DENY ALL for the namespace");
     let text = &lines[1];
     assert!(text.starts_with("is not Accepted, Invalid: spec.dryrun: is not known"));
-    assert!(text.contains("\nspec.rules[0].to[0].operation.methods: is not supported yet"));
+    assert!(text.contains("\nspec.rules[0].to[0].operation.methods[0]: \"G T\" can never"));
     let lines = verdict("MeshPolicy", &json!({"mtls": {"mode": "OFF"}}));
     assert_eq!(lines[0], "STRICT for the namespace");
 }

@@ -106,11 +106,15 @@ fn meaning_of_authorization(policy: &AuthorizationPolicy) -> &'static str {
         (Action::Allow, true, false) => "in force; it has no rules and so permits nothing",
         (Action::Deny, true, false) => "in force; it has no rules and so refuses nothing",
         (Action::Audit, true, false) => "in force; it has no rules and so marks nothing",
+        (Action::Custom, true, false) => "in force; it has no rules and so asks nobody",
         (_, false, false) => "in force",
     }
 }
 
 fn effect_of_mesh(policy: &MeshPolicy) -> String {
+    if policy.jwt_invalid {
+        return "DENY ALL".to_owned();
+    }
     if policy.invalid.is_some() {
         return "STRICT".to_owned();
     }
@@ -120,6 +124,9 @@ fn effect_of_mesh(policy: &MeshPolicy) -> String {
     };
     for (port, mode) in &policy.port_mtls {
         effect = format!("{effect}, {mode} on {port}");
+    }
+    if !policy.jwt.is_empty() {
+        effect.push_str(", JWT");
     }
     effect
 }
