@@ -36,7 +36,7 @@ pub use http::{
     Routes,
 };
 pub use inbound::InboundPolicy;
-pub use jwt::Claims;
+pub use jwt::{Claims, JwtError, KeySet, NotAKeySet, Token};
 pub use protocol::AppProtocol;
 pub use request::HttpRequest;
 pub use route::{Route, UnavailableReason};

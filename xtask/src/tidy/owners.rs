@@ -15,11 +15,13 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("fairlead_common", &["redirect/"]),
     ("h2", &["proxy/"]),
     ("hyper", &["proxy/", "admin/"]),
+    ("hyper_rustls", &["proxy/"]),
     (
         "hyper_util",
         &["proxy/", "admin/", "identity/", "ca/", "cli/"],
     ),
     ("indicatif", &["cli/"]),
+    ("jsonwebtoken", &["policy/"]),
     ("k8s_openapi", &["cluster/"]),
     ("kube", &["cluster/"]),
     ("notify", &["cluster/", "cni/"]),
@@ -27,7 +29,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("rcgen", &["identity/", "ca/"]),
     ("rustls", &["identity/", "proxy/", "ca/"]),
     ("tokio_rustls", &["identity/", "proxy/", "ca/"]),
-    ("tonic", &["admin/", "identity/", "ca/"]),
+    ("tonic", &["admin/", "identity/", "ca/", "proxy/"]),
     ("x509_parser", &["identity/", "ca/"]),
 ];
 

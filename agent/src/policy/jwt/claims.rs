@@ -13,8 +13,8 @@ pub struct Claims {
 }
 
 impl Claims {
-    /// The claims of a token. Only for whoever has verified it.
-    pub fn new(claims: Map<String, Value>) -> Self {
+    /// The claims of a token that was verified.
+    pub(in crate::policy) fn new(claims: Map<String, Value>) -> Self {
         let text = |name: &str| claims.get(name).and_then(Value::as_str);
         let pair = text("iss").zip(text("sub"));
         let principal = pair.map(|(issuer, subject)| format!("{issuer}/{subject}").into());
@@ -39,6 +39,18 @@ impl Claims {
             }
             Value::Array(items) => items.iter().filter_map(text).any(|item| is(&item)),
             _ => text(value).is_some_and(|text| is(&text)),
+        }
+    }
+
+    /// The text that a header gets of a claim: strings, numbers and booleans as they are,
+    /// of a list its items with commas between them.
+    pub fn header(&self, path: &[Arc<str>]) -> Option<String> {
+        match self.find(path)? {
+            Value::Array(items) => {
+                let items: Option<Vec<_>> = items.iter().map(text).collect();
+                Some(items?.join(","))
+            }
+            value => text(value).map(Cow::into_owned),
         }
     }
 
