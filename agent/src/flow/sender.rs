@@ -191,6 +191,12 @@ impl OpenFlow {
         self.received += received;
     }
 
+    /// It carries something else than was thought when it opened. It stays counted as opened
+    /// under the old labels; what follows counts under the new ones.
+    pub fn turn_into(&mut self, labels: &OpenLabels<'_>) {
+        self.series = self.sender.metrics.series(labels);
+    }
+
     /// Ends it with its record. Never waits.
     pub fn close(mut self, event: FlowEvent) {
         self.progress(event.bytes_sent, event.bytes_received);

@@ -45,6 +45,34 @@ pub struct Config {
     pub gateways: Vec<IpNet>,
     /// Between nodes.
     pub tunnel: TunnelConfig,
+    /// Of what is HTTP.
+    pub http: HttpConfig,
+}
+
+/// Behaviour of connections that carry HTTP.
+#[derive(Clone, Debug)]
+pub struct HttpConfig {
+    /// Bytes of a request's head in HTTP/1.1; a longer one is answered with 431.
+    pub head_bytes: usize,
+    /// From the first byte of a head to its last; a client that is slower is cut off.
+    pub head_timeout: Duration,
+    /// Bytes of headers in HTTP/2, as that counts them: a longer list is refused.
+    pub header_list: u32,
+    /// Requests that one client may have open on one connection of HTTP/2.
+    pub max_concurrent_streams: u32,
+    /// Bytes that a peer may send on one stream of HTTP/2 before they are taken.
+    pub stream_window: u32,
+    /// The same for all streams of a connection.
+    pub connection_window: u32,
+    /// Bytes of one stream of HTTP/2 that wait for the network.
+    pub send_buffer: usize,
+    /// An upstream connection without a request for this long is closed. Shorter than what
+    /// most servers wait, so that it is seldom they who close.
+    pub upstream_idle: Duration,
+    /// Idle connections of HTTP/1.1 that are kept to one server by one client.
+    pub idle_per_server: usize,
+    /// Requests on one upstream connection of HTTP/2 before another is opened.
+    pub streams_per_connection: usize,
 }
 
 /// When the kernel probes a silent peer.
@@ -144,6 +172,18 @@ impl Config {
                 header_list: 16 << 10,
                 ping_interval: Duration::from_secs(10),
                 ping_timeout: Duration::from_secs(20),
+            },
+            http: HttpConfig {
+                head_bytes: 64 << 10,
+                head_timeout: Duration::from_secs(30),
+                header_list: 64 << 10,
+                max_concurrent_streams: 256,
+                stream_window: 1 << 20,
+                connection_window: 4 << 20,
+                send_buffer: 256 << 10,
+                upstream_idle: Duration::from_secs(30),
+                idle_per_server: 128,
+                streams_per_connection: 100,
             },
         }
     }

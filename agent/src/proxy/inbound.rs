@@ -1,5 +1,5 @@
-//! Plaintext connections to a pod of this node, and the way into its application that
-//! they share with tunnels.
+//! Connections to a pod of this node that came from elsewhere, and the way into its
+//! application.
 
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -7,10 +7,15 @@ use std::sync::Arc;
 
 use tokio::net::TcpStream;
 
+use super::config::Config;
 use super::dial;
+use super::http::detect::{anything_of, first_bytes};
+use super::http::{self, Inbound, Speaks};
+use super::network::PodNetwork;
 use super::outcome::Outcome;
-use super::permit::{Permit, Subject};
+use super::permit::{Admitted, Permit, Subject};
 use super::pod::LocalPod;
+use super::reach::Stream;
 use super::record::{ConnectionId, Near, Record};
 use super::relay::{NearSide, TcpFar, relay};
 use super::shared::Shared;
@@ -30,19 +35,20 @@ pub(super) async fn serve(
     let client = shared.table().pod_by_ip(peer.ip()).cloned();
     record.from(client.as_deref(), peer, None);
     record.served_by(&server.pod);
-    let outcome = match connect(&shared, &server, &near, peer, &mut record).await {
-        Ok((far, permit)) => {
-            let near = NearSide {
-                stream: near,
-                is: Near::Client,
-                network: &*server.network,
-            };
-            relay(near, far, permit, &mut record, &shared.config).await
+    let (config, network) = (Arc::clone(&shared.config), Arc::clone(&server.network));
+    // Boxed, so that a relay's task is not as large as what comes before it.
+    let opened = Box::pin(async {
+        match connect(&shared, &server, &near, peer, &mut record).await {
+            Ok((arrival, admitted)) => arrival.open(Stream::Tcp(near), admitted, &mut record).await,
+            Err(outcome) => {
+                dial::reset(near);
+                Err(outcome)
+            }
         }
-        Err(outcome) => {
-            dial::reset(near);
-            outcome
-        }
+    });
+    let outcome = match opened.await {
+        Ok(opened) => opened.relay(&*network, &mut record, &config).await,
+        Err(outcome) => outcome,
     };
     record.end(outcome);
 }
@@ -53,7 +59,7 @@ async fn connect(
     near: &TcpStream,
     peer: SocketAddr,
     record: &mut Record,
-) -> Result<(TcpFar, Permit), Outcome> {
+) -> Result<(Arrival, (Admitted, Option<TcpStream>)), Outcome> {
     let address = canonical(near.local_addr()?);
     record.towards(address);
     if !server.has_ip(address.ip()) || server.is_own_port(address.port()) {
@@ -72,8 +78,157 @@ async fn connect(
         encrypted: false,
         probe,
     };
-    let permit = record.note_check(Permit::check(server, subject))?;
-    let client = ClientAddr(peer);
-    let app = dial::application(&*server.network, client, address, &shared.config).await?;
-    Ok((TcpFar::application(app), permit))
+    let arrival = Arrival {
+        shared: Arc::clone(shared),
+        server: Arc::clone(server),
+        subject,
+        client: ClientAddr(peer),
+        address,
+    };
+    let admitted = arrival.admit(record).await?;
+    Ok((arrival, admitted))
+}
+
+/// A connection for an application of this node, from whoever it is proven to be.
+#[derive(Debug)]
+pub(super) struct Arrival {
+    pub(super) shared: Arc<Shared>,
+    pub(super) server: Arc<LocalPod>,
+    pub(super) subject: Subject,
+    /// As the application is to see it.
+    pub(super) client: ClientAddr,
+    /// The application's.
+    pub(super) address: SocketAddr,
+}
+
+impl Arrival {
+    /// Asks the policy; and dials the application, unless that depends on what the
+    /// connection carries.
+    pub(super) async fn admit(
+        &self,
+        record: &mut Record,
+    ) -> Result<(Admitted, Option<TcpStream>), Outcome> {
+        let checked = Admitted::check(&self.server, self.subject.clone());
+        let admitted = record.note_check(checked)?;
+        let app = if admitted.may_be_opaque() {
+            Some(self.dial().await?)
+        } else {
+            None
+        };
+        Ok((admitted, app))
+    }
+
+    /// Carries it to where it is opaque, or to its end.
+    pub(super) async fn open(
+        self,
+        mut client: Stream,
+        (mut admitted, app): (Admitted, Option<TcpStream>),
+        record: &mut Record,
+    ) -> Result<Opaque, Outcome> {
+        record.connected(match client {
+            Stream::Tcp(_) => Near::Client,
+            Stream::Hbone(_) => Near::Server,
+        });
+        let spoken = tokio::select! {
+            biased;
+            outcome = admitted.revoked() => Err(outcome),
+            speaks = first_bytes(&mut client) => Ok(speaks),
+            () = spoke_first(app.as_ref()) => Ok(Speaks::Other),
+        };
+        let opened = match spoken {
+            Ok(Speaks::Other) => self.connect(admitted, app, record).await,
+            Ok(speaks) => {
+                let leaving = self.server.leaving.clone();
+                let shared = Arc::clone(&self.shared);
+                let inbound = Inbound::new(self, record.request_ends(), app);
+                let client = http::Client {
+                    stream: client,
+                    speaks,
+                    leaving: &leaving,
+                    config: &shared.config.http,
+                };
+                let revoked = admitted.http().revoked();
+                return Err(http::serve(client, Arc::new(inbound), revoked, record).await);
+            }
+            Err(outcome) => Err(outcome),
+        };
+        match opened {
+            Ok((app, permit)) => Ok(Opaque {
+                client,
+                app,
+                permit,
+            }),
+            Err(outcome) => {
+                client.reset();
+                Err(outcome)
+            }
+        }
+    }
+
+    /// The application's end of what is opaque.
+    async fn connect(
+        &self,
+        admitted: Admitted,
+        app: Option<TcpStream>,
+        record: &mut Record,
+    ) -> Result<(TcpStream, Permit), Outcome> {
+        let permit = record.note_opaque(admitted)?;
+        let app = match app {
+            Some(app) => app,
+            None => self.dial().await?,
+        };
+        Ok((app, permit))
+    }
+
+    /// The application's end.
+    async fn dial(&self) -> Result<TcpStream, Outcome> {
+        let (network, config) = (&*self.server.network, &self.shared.config);
+        Ok(dial::application(network, self.client, self.address, config).await?)
+    }
+}
+
+/// A connection that nobody looks into: both its ends, and the proof that it may be.
+#[derive(Debug)]
+pub(super) struct Opaque {
+    client: Stream,
+    app: TcpStream,
+    permit: Permit,
+}
+
+impl Opaque {
+    /// Relays it to its end.
+    pub(super) async fn relay(
+        self,
+        network: &dyn PodNetwork,
+        record: &mut Record,
+        config: &Config,
+    ) -> Outcome {
+        let Self {
+            client,
+            app,
+            permit,
+        } = self;
+        let near = |stream, is| NearSide {
+            stream,
+            is,
+            network,
+        };
+        match client {
+            Stream::Tcp(client) => {
+                let far = TcpFar::new(app, false);
+                relay(near(client, Near::Client), far, permit, record, config).await
+            }
+            Stream::Hbone(client) => {
+                relay(near(app, Near::Server), *client, permit, record, config).await
+            }
+        }
+    }
+}
+
+/// The application has something to say before its client does.
+async fn spoke_first(app: Option<&TcpStream>) {
+    match app {
+        Some(app) => anything_of(app).await,
+        None => std::future::pending().await,
+    }
 }

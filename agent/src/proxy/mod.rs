@@ -18,7 +18,6 @@ mod account;
 mod clusters;
 mod config;
 mod dial;
-#[expect(dead_code, reason = "the pipeline that calls all of it lands next")]
 mod http;
 mod inbound;
 mod network;
@@ -26,6 +25,7 @@ mod outbound;
 mod outcome;
 mod permit;
 mod pod;
+mod reach;
 mod record;
 mod relay;
 mod shared;
@@ -48,12 +48,12 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 
 pub use self::account::PodUsage;
 pub use self::clusters::ClusterFigures;
 use self::clusters::Clusters;
-pub use self::config::{Config, Keepalive, TunnelConfig};
+pub use self::config::{Config, HttpConfig, Keepalive, TunnelConfig};
 pub use self::network::{EnrolledPod, Family, Listeners, PodKey, PodNetwork, TcpInfo};
 use self::pod::LocalPod;
 use self::shared::{Counters, Shared};
@@ -124,7 +124,11 @@ impl Proxy {
             pods: RwLock::new(HashMap::new()),
         });
         let publish = publish_policies(Arc::clone(&shared));
-        Ok((Self { shared }, publish))
+        let sweep = sweep_upstreams(Arc::clone(&shared));
+        let run = async move {
+            let ((), ()) = tokio::join!(publish, sweep);
+        };
+        Ok((Self { shared }, run))
     }
 
     /// How many connections of a pod were refused because it had too many.
@@ -248,6 +252,7 @@ impl Proxy {
             pod.close();
             // Idle tunnels would keep the pod's network namespace alive.
             shared.pool.forget(&pod.key());
+            pod.upstreams.close();
         });
     }
 
@@ -312,16 +317,24 @@ async fn publish_policies(shared: Arc<Shared>) {
     let mut tables = shared.tables.clone();
     loop {
         let table = Arc::clone(&tables.borrow_and_update());
-        let pods: Vec<_> = {
-            let pods = shared.pods.read().unwrap_or_else(PoisonError::into_inner);
-            pods.values().cloned().collect()
-        };
-        for pod in pods {
+        for pod in shared.all_pods() {
             publish(&table, &pod);
         }
         if tables.changed().await.is_err() {
             // No source of tables any more: what is in force stays so.
             std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Closes connections to servers of HTTP that nobody has used for long.
+async fn sweep_upstreams(shared: Arc<Shared>) {
+    let mut tick = tokio::time::interval(shared.config.http.upstream_idle / 2);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let _now = tick.tick().await;
+        for pod in shared.all_pods() {
+            pod.upstreams.sweep();
         }
     }
 }

@@ -1,45 +1,60 @@
 //! Connections that a pod of this node dials.
 //!
 //! ```text
-//! Accepted ─► OrigDst ─► route ─┬─► local: policy of the destination, its application
-//!                               ├─► tunnel: the destination's node
-//!                               └─► passthrough: the address itself
-//!                                        └─► relay ─► record
+//! OrigDst ─► route ─► way ─┬─► dial ──────────────┬─► not HTTP: relay ─► record
+//!                          └─► its first bytes ───┴─► HTTP: each request by itself
 //! ```
-//! Invariant: no branch from `tunnel` or `local` leads to `passthrough`. An enrolled
-//! destination that can't be reached the right way is not reached.
+//! Both at once: a protocol in which the server speaks first is not kept waiting.
+//!
+//! Invariant: an enrolled destination that can't be reached the right way ([`Way`]) is not
+//! reached.
 
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::pin::pin;
 use std::sync::Arc;
 
 use tokio::net::TcpStream;
 
 use super::dial;
+use super::http::detect::{anything, of_socket};
+use super::http::{self, Begun, Outbound, Speaks};
 use super::outcome::Outcome;
-use super::permit::{Permit, Subject, closed};
+use super::permit::{Admitted, Permit, closed};
 use super::pod::LocalPod;
+use super::reach::{Dialler, Stream, Way};
 use super::record::{ConnectionId, Near, Record};
 use super::relay::{NearSide, TcpFar, relay};
 use super::shared::Shared;
-use super::tunnel::{Connect, HboneStream, Target};
-use crate::flow::{Direction, TlsState};
-use crate::model::{ClientAddr, NamespacedName, OrigDst, canonical};
+use crate::flow::Direction;
+use crate::model::{NamespacedName, OrigDst, canonical};
 use crate::policy::Route;
-use crate::state::Pod;
 
-/// Where the bytes go, and the proof that they may.
-#[derive(Debug)]
-enum Connected {
-    Tcp(TcpFar, Permit),
-    Hbone(HboneStream, Permit),
-}
-
-/// A destination pod, resolved.
-struct Destination {
-    pod: Arc<Pod>,
+/// Where a connection goes, and that it may.
+struct Bound {
+    /// What the application has dialled.
+    dialled: SocketAddr,
+    /// Where that is.
     address: SocketAddr,
     service: Option<NamespacedName>,
+    way: Way,
+    admitted: Admitted,
+}
+
+/// A connection that nobody looks into: both its ends, and the proof that it may be.
+struct Opaque {
+    near: TcpStream,
+    far: Stream,
+    permit: Permit,
+    /// It crosses the network as it is.
+    network_hop: bool,
+}
+
+/// What is known once either end has spoken: the client's first bytes, and how the dial went
+/// meanwhile, if there was one.
+struct Told {
+    speaks: Speaks,
+    dialled: Option<Result<Stream, Outcome>>,
 }
 
 /// Serves one connection that `client`'s application dialled, to its end.
@@ -52,175 +67,225 @@ pub(super) async fn serve(
     let peer = canonical(peer);
     let mut record = shared.begin(Direction::Outbound, ConnectionId::random());
     record.from(Some(&client.pod), peer, Some(&client.pod.identity));
-    let connected = tokio::select! {
-        biased;
-        outcome = closed(client.state.subscribe()) => Err(outcome),
-        connected = connect(&shared, &client, &near, peer, &mut record) => connected,
+    let (config, network) = (Arc::clone(&shared.config), Arc::clone(&client.network));
+    let dialler = Dialler {
+        shared,
+        client,
+        peer,
     };
-    let near = NearSide {
-        stream: near,
-        is: Near::Client,
-        network: &*client.network,
-    };
-    let config = &shared.config;
-    let outcome = match connected {
-        Ok(Connected::Tcp(far, permit)) => relay(near, far, permit, &mut record, config).await,
-        Ok(Connected::Hbone(far, permit)) => relay(near, far, permit, &mut record, config).await,
-        Err(outcome) => {
-            dial::reset(near.stream);
-            outcome
+    // Boxed, so that a relay's task is not as large as what comes before it.
+    let outcome = match Box::pin(open(dialler, near, &mut record)).await {
+        Ok(opaque) => {
+            let Opaque {
+                near,
+                far,
+                permit,
+                network_hop,
+            } = opaque;
+            let near = NearSide {
+                stream: near,
+                is: Near::Client,
+                network: &*network,
+            };
+            match far {
+                Stream::Hbone(far) => relay(near, *far, permit, &mut record, &config).await,
+                Stream::Tcp(far) => {
+                    let far = TcpFar::new(far, network_hop);
+                    relay(near, far, permit, &mut record, &config).await
+                }
+            }
         }
+        Err(outcome) => outcome,
     };
     record.end(outcome);
 }
 
-/// Finds out where the connection goes, and gets it there.
-async fn connect(
-    shared: &Arc<Shared>,
-    client: &Arc<LocalPod>,
-    near: &TcpStream,
-    peer: SocketAddr,
-    record: &mut Record,
-) -> Result<Connected, Outcome> {
+/// Finds out where the connection goes, and whether it may.
+fn bind(dialler: &Dialler, near: &TcpStream, record: &mut Record) -> Result<Bound, Outcome> {
+    let Dialler { shared, client, .. } = dialler;
     let dialled = client.network.original_destination(near.as_fd())?;
     let OrigDst(dialled) = dialled.ok_or(Outcome::NotRedirected)?;
     let dialled = canonical(dialled);
     record.towards(dialled);
     record.occupy(client.account.connection()?);
-    let table = shared.table();
-    match table.route(&client.pod, OrigDst(dialled), rand::random()) {
-        Route::Pod {
-            pod,
-            address,
-            service,
-        } => {
-            note(record, Some(&pod), service.as_ref());
-            refuse_reserved(shared, address)?;
-            let destination = Destination {
+    let (pod, address, service) =
+        match shared
+            .table()
+            .route(&client.pod, OrigDst(dialled), rand::random())
+        {
+            Route::Pod {
                 pod,
                 address,
                 service,
-            };
-            to_pod(shared, client, peer, destination, record).await
-        }
-        Route::Passthrough { address, service } => {
-            note(record, None, service.as_ref());
-            refuse_reserved(shared, address)?;
-            passthrough(shared, client, peer, address).await
-        }
-        Route::Unavailable { reason, service } => {
-            note(record, None, service.as_ref());
-            Err(Outcome::Unavailable(reason))
-        }
-    }
-}
-
-async fn to_pod(
-    shared: &Arc<Shared>,
-    client: &Arc<LocalPod>,
-    peer: SocketAddr,
-    destination: Destination,
-    record: &mut Record,
-) -> Result<Connected, Outcome> {
-    let pod = &destination.pod;
-    if !pod.enrolled {
-        return passthrough(shared, client, peer, destination.address).await;
-    }
-    if pod.node.as_ref() == Some(&shared.config.node) {
-        return local(shared, client, peer, &destination, record).await;
-    }
-    tunnel(shared, client, peer, destination, record).await
-}
-
-/// Both ends are this agent's: the destination's policy is applied here, to the identity
-/// that the client's namespace proves, and nothing leaves the node.
-async fn local(
-    shared: &Arc<Shared>,
-    client: &Arc<LocalPod>,
-    peer: SocketAddr,
-    destination: &Destination,
-    record: &mut Record,
-) -> Result<Connected, Outcome> {
-    let address = destination.address;
-    let server = shared.pod(&destination.pod.name);
-    let server = server.filter(|server| server.has_ip(address.ip()));
-    let server = server.ok_or(Outcome::DestinationNotServed)?;
-    if server.is_own_port(address.port()) {
-        return Err(Outcome::ReservedPort);
-    }
-    let client_address = client.client_address(peer, address.ip());
-    let subject = Subject {
-        peer: Some(client.pod.identity.clone()),
-        client_ip: client_address.ip(),
-        port: address.port(),
-        encrypted: true,
-        probe: false,
-    };
-    let permit = record.note_check(Permit::check(&server, subject))?;
-    let permit = permit.with_client(client.state.subscribe());
-    let client_address = ClientAddr(client_address);
-    let config = &shared.config;
-    let app = dial::application(&*server.network, client_address, address, config).await?;
-    Ok(Connected::Tcp(TcpFar::application(app), permit))
-}
-
-/// To the destination's node. Its agent checks the destination's policy.
-async fn tunnel(
-    shared: &Arc<Shared>,
-    client: &Arc<LocalPod>,
-    peer: SocketAddr,
-    destination: Destination,
-    record: &mut Record,
-) -> Result<Connected, Outcome> {
-    record.tls = TlsState::Mtls;
-    let permit = Permit::leaving(client.state.subscribe());
-    let address = destination.address;
-    let connect = Connect {
-        to: address,
-        client: ClientAddr(client.client_address(peer, address.ip())),
-        service: destination.service,
-        id: record.id,
-        baggage: client.baggage.clone(),
-    };
-    let target = Target {
-        source: client.pod.identity.clone(),
-        pod: client.key(),
-        source_ip: client.source_ip(peer.ip(), address.ip()),
-        network: Arc::clone(&client.network),
-        to: address.ip(),
-        expected: destination.pod.identity.clone(),
-    };
-    let stream = Box::pin(shared.pool.open(&target, &connect)).await?;
-    Ok(Connected::Hbone(stream, permit))
-}
-
-/// Out of the mesh, from the client's own address.
-async fn passthrough(
-    shared: &Arc<Shared>,
-    client: &Arc<LocalPod>,
-    peer: SocketAddr,
-    address: SocketAddr,
-) -> Result<Connected, Outcome> {
-    let permit = Permit::leaving(client.state.subscribe());
-    let source = client.source_ip(peer.ip(), address.ip());
-    let stream = dial::network(&*client.network, source, address, &shared.config).await?;
-    Ok(Connected::Tcp(TcpFar::network(stream), permit))
-}
-
-/// The mesh's own port is not for applications: what answers there would take the
-/// agent's address and namespace for a peer's.
-fn refuse_reserved(shared: &Shared, address: SocketAddr) -> Result<(), Outcome> {
-    if address.port() == shared.config.tunnel.port {
-        return Err(Outcome::ReservedPort);
-    }
-    Ok(())
-}
-
-fn note(record: &mut Record, pod: Option<&Pod>, service: Option<&NamespacedName>) {
-    if let Some(pod) = pod {
+            } => (Some(pod), address, service),
+            Route::Passthrough { address, service } => (None, address, service),
+            Route::Unavailable { reason, service } => {
+                if let Some(service) = &service {
+                    record.through(service);
+                }
+                return Err(Outcome::Unavailable(reason));
+            }
+        };
+    if let Some(pod) = &pod {
         record.served_by(pod);
     }
-    if let Some(service) = service {
+    if let Some(service) = &service {
         record.through(service);
+    }
+    let way = Way::to(shared, pod.as_ref(), address)?;
+    record.tls = way.tls();
+    let admitted = match &way {
+        Way::Local(server) => {
+            let checked = Admitted::check(server, dialler.subject(address));
+            let admitted = record.note_check(checked)?;
+            admitted.with_client(client.state.subscribe())
+        }
+        Way::Tunnel(_) | Way::Passthrough => Admitted::leaving(client.state.subscribe()),
+    };
+    Ok(Bound {
+        dialled,
+        address,
+        service,
+        way,
+        admitted,
+    })
+}
+
+/// Carries the connection to where it is opaque, or to its end.
+async fn open(dialler: Dialler, near: TcpStream, record: &mut Record) -> Result<Opaque, Outcome> {
+    let mut bound = match bind(&dialler, &near, record) {
+        Ok(bound) => bound,
+        Err(outcome) => {
+            dial::reset(near);
+            return Err(outcome);
+        }
+    };
+    match tell(&dialler, &near, &mut bound, record).await {
+        Ok(Told {
+            speaks: Speaks::Other,
+            dialled,
+        }) => opaque(&dialler, near, bound, dialled, record).await,
+        Ok(told) => Err(requests(dialler, near, bound, told, record).await),
+        Err(outcome) => {
+            dial::reset(near);
+            Err(outcome)
+        }
+    }
+}
+
+/// What is not HTTP is relayed.
+async fn opaque(
+    dialler: &Dialler,
+    near: TcpStream,
+    bound: Bound,
+    dialled: Option<Result<Stream, Outcome>>,
+    record: &mut Record,
+) -> Result<Opaque, Outcome> {
+    let Bound {
+        address,
+        service,
+        way,
+        admitted,
+        ..
+    } = bound;
+    let connected = match (record.note_opaque(admitted), dialled) {
+        (Err(outcome), _) => Err(outcome),
+        (Ok(permit), Some(dialled)) => dialled.map(|far| (permit, far)),
+        (Ok(permit), None) => {
+            let dialled = dialler.dial(&way, address, service.as_ref(), record.id);
+            dialled.await.map(|far| (permit, far))
+        }
+    };
+    match connected {
+        Ok((permit, far)) => Ok(Opaque {
+            near,
+            far,
+            permit,
+            network_hop: !matches!(way, Way::Local(_)),
+        }),
+        Err(outcome) => {
+            dial::reset(near);
+            Err(outcome)
+        }
+    }
+}
+
+/// Serves what is HTTP.
+async fn requests(
+    dialler: Dialler,
+    near: TcpStream,
+    bound: Bound,
+    told: Told,
+    record: &mut Record,
+) -> Outcome {
+    let begun = told.dialled.map(|dialled| Begun {
+        address: bound.address,
+        dialled,
+    });
+    let shared = Arc::clone(&dialler.shared);
+    let pod = Arc::clone(&dialler.client);
+    let to = (bound.dialled, bound.service);
+    let common = (record.id, record.request_ends());
+    let outbound = Outbound::new(dialler, to, common, begun);
+    // Each request has its own server, and is checked there.
+    let revoked = closed(pod.state.subscribe());
+    let client = http::Client {
+        stream: Stream::Tcp(near),
+        speaks: told.speaks,
+        leaving: &pod.leaving,
+        config: &shared.config.http,
+    };
+    http::serve(client, Arc::new(outbound), revoked, record).await
+}
+
+/// Dials, unless that depends on what the client says, and listens to who speaks first.
+async fn tell(
+    dialler: &Dialler,
+    near: &TcpStream,
+    bound: &mut Bound,
+    record: &mut Record,
+) -> Result<Told, Outcome> {
+    let Bound {
+        address,
+        service,
+        way,
+        admitted,
+        ..
+    } = bound;
+    let may_dial = admitted.may_be_opaque();
+    let mut dial = pin!(dialler.dial(way, *address, service.as_ref(), record.id));
+    let speaks = tokio::select! {
+        biased;
+        outcome = admitted.revoked() => return Err(outcome),
+        speaks = of_socket(near) => speaks,
+        far = &mut dial, if may_dial => {
+            let mut far = far?;
+            record.connected(Near::Client);
+            let speaks = tokio::select! {
+                biased;
+                outcome = admitted.revoked() => return Err(outcome),
+                speaks = of_socket(near) => speaks,
+                () = anything(&mut far) => Speaks::Other,
+            };
+            return Ok(Told { speaks, dialled: Some(Ok(far)) });
+        }
+    };
+    if !may_dial {
+        return Ok(Told {
+            speaks,
+            dialled: None,
+        });
+    }
+    let dialled = tokio::select! {
+        biased;
+        outcome = admitted.revoked() => return Err(outcome),
+        dialled = &mut dial => dialled,
+    };
+    match (speaks, dialled) {
+        (Speaks::Other, Err(outcome)) => Err(outcome),
+        (speaks, dialled) => Ok(Told {
+            speaks,
+            dialled: Some(dialled),
+        }),
     }
 }

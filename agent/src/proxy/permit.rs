@@ -9,7 +9,7 @@ use super::account::Slot;
 use super::outcome::Outcome;
 use super::pod::LocalPod;
 use crate::model::SpiffeId;
-use crate::policy::{Decision, InboundPolicy, Permission, Request};
+use crate::policy::{Admission, Decision, HttpRequest, InboundPolicy, Permission, Request};
 
 /// What the connections of one local pod need to know, published whenever it changes.
 #[derive(Clone, Debug)]
@@ -40,16 +40,33 @@ pub(super) struct Subject {
 const PROBE: &str = "kubelet_probe";
 
 impl Subject {
+    /// On a connection whose bytes nobody looks at.
     fn ask(&self, policy: &InboundPolicy) -> Decision {
-        // Of a pod that is not in the table nothing is known, and nothing is permitted.
-        if self.probe && policy.is_known() {
-            return Decision {
-                verdict: Permission::Permitted,
-                policy: Some(PROBE.into()),
-                audit: Vec::new(),
-            };
+        self.as_probe(policy)
+            .unwrap_or_else(|| policy.authorize(&self.request()))
+    }
+
+    /// On a connection of which it is not known yet what it carries.
+    pub(super) fn ask_before(&self, policy: &InboundPolicy) -> Admission {
+        match self.as_probe(policy) {
+            Some(decision) => Admission::Decided(decision),
+            None => policy.authorize_connection(&self.request()),
         }
-        policy.authorize(&self.request())
+    }
+
+    /// On one request.
+    pub(super) fn ask_request(&self, policy: &InboundPolicy, http: &HttpRequest<'_>) -> Decision {
+        self.as_probe(policy)
+            .unwrap_or_else(|| policy.authorize_request(&self.request(), http))
+    }
+
+    /// Of a pod that is not in the table nothing is known, and nothing is permitted.
+    fn as_probe(&self, policy: &InboundPolicy) -> Option<Decision> {
+        (self.probe && policy.is_known()).then(|| Decision {
+            verdict: Permission::Permitted,
+            policy: Some(PROBE.into()),
+            audit: Vec::new(),
+        })
     }
 
     fn request(&self) -> Request<'_> {
@@ -62,18 +79,27 @@ impl Subject {
     }
 }
 
-/// A connection may be. Only a check makes one, and the relay asks for one.
+/// A connection may be, as far as can be said before it is known what it carries. Only a
+/// check makes one.
 #[derive(Debug)]
-pub(super) struct Permit {
+pub(super) struct Admitted {
     client: Option<watch::Receiver<PodState>>,
     server: Option<(watch::Receiver<PodState>, Subject)>,
 }
+
+/// A connection whose bytes nobody looks at may be. The relay asks for one.
+#[derive(Debug)]
+pub(super) struct Permit(Admitted);
+
+/// A connection that carries HTTP may be. Each of its requests is still to be asked for.
+#[derive(Debug)]
+pub(super) struct HttpPermit(Admitted);
 
 /// A permit with what the check left to be recorded.
 #[derive(Debug)]
 pub(super) struct Checked {
     /// The proof.
-    pub(super) permit: Permit,
+    pub(super) admitted: Admitted,
     /// Its place among the connections of the server's pod, where it needs one.
     pub(super) slot: Option<Slot>,
     /// The policy that permitted it, where one did.
@@ -82,9 +108,20 @@ pub(super) struct Checked {
     pub(super) audit: Vec<Arc<str>>,
 }
 
-impl Permit {
-    /// For a connection that leaves this node: the destination's node checks it. It ends
-    /// with its pod.
+/// A connection that may be relayed, with what that decision left to be recorded.
+#[derive(Debug)]
+pub(super) struct Opaque {
+    /// The proof.
+    pub(super) permit: Permit,
+    /// The policy that permitted it, where one did.
+    pub(super) policy: Option<Arc<str>>,
+    /// Dry-run and AUDIT hits.
+    pub(super) audit: Vec<Arc<str>>,
+}
+
+impl Admitted {
+    /// A connection that leaves this node: the destination's node checks it. It ends with
+    /// its pod.
     pub(super) fn leaving(client: watch::Receiver<PodState>) -> Self {
         Self {
             client: Some(client),
@@ -92,8 +129,8 @@ impl Permit {
         }
     }
 
-    /// For a connection to a pod of this node. Subscribes before it checks, so that no
-    /// change can fall between check and watch.
+    /// A connection to a pod of this node. Subscribes before it checks, so that no change
+    /// can fall between check and watch.
     pub(super) fn check(
         pod: &LocalPod,
         subject: Subject,
@@ -103,32 +140,33 @@ impl Permit {
         if state.closing {
             return Err((Outcome::PodRemoved, Vec::new()));
         }
-        let decision = subject.ask(&state.policy);
-        match decision.verdict {
-            Permission::Permitted => {
-                // A pod that has too many connections still has to say how it is.
-                let slot = (!subject.probe)
-                    .then(|| pod.account.connection())
-                    .transpose();
-                let slot = match slot {
-                    Ok(slot) => slot,
-                    Err(full) => return Err((full, decision.audit)),
-                };
-                Ok(Checked {
-                    permit: Self {
-                        client: None,
-                        server: Some((server, subject)),
-                    },
-                    slot,
-                    policy: decision.policy,
-                    audit: decision.audit,
-                })
-            }
-            Permission::Denied(reason) => {
-                let policy = decision.policy;
-                Err((Outcome::Denied { reason, policy }, decision.audit))
-            }
-        }
+        let (policy, audit) = match subject.ask_before(&state.policy) {
+            Admission::PerRequest => (None, Vec::new()),
+            Admission::Decided(decision) => match decision.verdict {
+                Permission::Permitted => (decision.policy, decision.audit),
+                Permission::Denied(reason) => {
+                    let policy = decision.policy;
+                    return Err((Outcome::Denied { reason, policy }, decision.audit));
+                }
+            },
+        };
+        // A pod that has too many connections still has to say how it is.
+        let slot = (!subject.probe)
+            .then(|| pod.account.connection())
+            .transpose();
+        let slot = match slot {
+            Ok(slot) => slot,
+            Err(full) => return Err((full, audit)),
+        };
+        Ok(Checked {
+            admitted: Self {
+                client: None,
+                server: Some((server, subject)),
+            },
+            slot,
+            policy,
+            audit,
+        })
     }
 
     /// Also ends with the client's pod.
@@ -139,17 +177,93 @@ impl Permit {
         }
     }
 
-    /// Waits until the connection may no longer be, and says why.
-    pub(super) async fn revoked(self) -> Outcome {
-        match (self.client, self.server) {
+    /// It could be relayed as it is now, without a look at its bytes.
+    pub(super) fn may_be_opaque(&self) -> bool {
+        self.decide()
+            .is_none_or(|decision| decision.verdict == Permission::Permitted)
+    }
+
+    /// Its bytes are nobody's to look at: decides on it as a whole.
+    pub(super) fn opaque(self) -> Result<Opaque, (Outcome, Vec<Arc<str>>)> {
+        let Some(decision) = self.decide() else {
+            let (policy, audit) = (None, Vec::new());
+            return Ok(Opaque {
+                permit: Permit(self),
+                policy,
+                audit,
+            });
+        };
+        match decision.verdict {
+            Permission::Permitted => Ok(Opaque {
+                permit: Permit(self),
+                policy: decision.policy,
+                audit: decision.audit,
+            }),
+            Permission::Denied(reason) => {
+                let policy = decision.policy;
+                Err((Outcome::Denied { reason, policy }, decision.audit))
+            }
+        }
+    }
+
+    /// It carries HTTP.
+    pub(super) fn http(self) -> HttpPermit {
+        HttpPermit(self)
+    }
+
+    /// Under the policy in force, which may not be the one that it was checked with.
+    fn decide(&self) -> Option<Decision> {
+        let (server, subject) = self.server.as_ref()?;
+        Some(subject.ask(&server.borrow().policy))
+    }
+
+    /// Waits until the connection may no longer be, and says why. Cancel safe.
+    pub(super) async fn revoked(&mut self) -> Outcome {
+        self.watch(|subject, policy| match subject.ask_before(policy) {
+            Admission::Decided(decision) => denied(decision),
+            Admission::PerRequest => None,
+        })
+        .await
+    }
+
+    async fn watch(
+        &mut self,
+        refuses: impl Fn(&Subject, &InboundPolicy) -> Option<Outcome>,
+    ) -> Outcome {
+        match (&self.client, &mut self.server) {
             (None, None) => std::future::pending().await,
-            (Some(client), None) => closed(client).await,
-            (None, Some((server, subject))) => refused(server, subject).await,
+            (Some(client), None) => closed(client.clone()).await,
+            (None, Some((server, subject))) => refused(server, subject, refuses).await,
             (Some(client), Some((server, subject))) => tokio::select! {
                 biased;
-                outcome = refused(server, subject) => outcome,
-                outcome = closed(client) => outcome,
+                outcome = refused(server, subject, refuses) => outcome,
+                outcome = closed(client.clone()) => outcome,
             },
+        }
+    }
+}
+
+impl Permit {
+    /// Waits until the connection may no longer be, and says why.
+    pub(super) async fn revoked(mut self) -> Outcome {
+        let refuses = |subject: &Subject, policy: &InboundPolicy| denied(subject.ask(policy));
+        self.0.watch(refuses).await
+    }
+}
+
+impl HttpPermit {
+    /// Waits until no request can be permitted any more, and says why.
+    pub(super) async fn revoked(mut self) -> Outcome {
+        self.0.revoked().await
+    }
+}
+
+fn denied(decision: Decision) -> Option<Outcome> {
+    match decision.verdict {
+        Permission::Permitted => None,
+        Permission::Denied(reason) => {
+            let policy = decision.policy;
+            Some(Outcome::Denied { reason, policy })
         }
     }
 }
@@ -161,7 +275,11 @@ pub(super) async fn closed(mut pod: watch::Receiver<PodState>) -> Outcome {
     Outcome::PodRemoved
 }
 
-async fn refused(mut pod: watch::Receiver<PodState>, subject: Subject) -> Outcome {
+async fn refused(
+    pod: &mut watch::Receiver<PodState>,
+    subject: &Subject,
+    refuses: impl Fn(&Subject, &InboundPolicy) -> Option<Outcome>,
+) -> Outcome {
     loop {
         if pod.changed().await.is_err() {
             return Outcome::PodRemoved;
@@ -170,10 +288,8 @@ async fn refused(mut pod: watch::Receiver<PodState>, subject: Subject) -> Outcom
         if state.closing {
             return Outcome::PodRemoved;
         }
-        let decision = subject.ask(&state.policy);
-        if let Permission::Denied(reason) = decision.verdict {
-            let policy = decision.policy;
-            return Outcome::Denied { reason, policy };
+        if let Some(outcome) = refuses(subject, &state.policy) {
+            return outcome;
         }
     }
 }

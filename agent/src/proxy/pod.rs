@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::account::Account;
 use super::config::Config;
+use super::http::Upstreams;
 use super::network::{PodKey, PodNetwork};
 use super::permit::PodState;
 use super::tunnel::Arrivals;
@@ -35,6 +36,8 @@ pub(super) struct LocalPod {
     pub(super) arrivals: Arc<Arrivals>,
     /// Places for requests of peers that the state does not know yet.
     pub(super) unknown_peers: Semaphore,
+    /// Its connections to servers of HTTP.
+    pub(super) upstreams: Arc<Upstreams>,
     /// How its tunnels introduce it.
     pub(super) baggage: Option<HeaderValue>,
     own_ports: Vec<u16>,
@@ -46,7 +49,7 @@ impl LocalPod {
         network: Arc<dyn PodNetwork>,
         policy: Arc<InboundPolicy>,
         own_ports: Vec<u16>,
-        config: &Config,
+        config: &Arc<Config>,
     ) -> Self {
         let closing = false;
         Self {
@@ -58,6 +61,7 @@ impl LocalPod {
             turns: None,
             arrivals: Arc::new(Arrivals::new(&config.tunnel)),
             unknown_peers: Semaphore::new(config.tunnel.unknown_peers_waiting),
+            upstreams: Upstreams::new(Arc::clone(config)),
             baggage: None,
             own_ports,
         }

@@ -9,10 +9,10 @@ use tokio::time::Instant;
 
 use super::account::Slot;
 use super::outcome::Outcome;
-use super::permit::{Checked, Permit};
+use super::permit::{Admitted, Checked, Permit};
 use crate::flow::{
     Destination, Direction, FlowEvent, FlowProtocol, FlowSender, KernelStats, OpenFlow, OpenLabels,
-    Source, TlsState,
+    RequestEnds, Source, TlsState,
 };
 use crate::model::{NamespacedName, SpiffeId};
 use crate::state::Pod;
@@ -176,13 +176,13 @@ impl Record {
     pub(super) fn note_check(
         &mut self,
         checked: Result<Checked, (Outcome, Vec<Arc<str>>)>,
-    ) -> Result<Permit, Outcome> {
+    ) -> Result<Admitted, Outcome> {
         match checked {
             Ok(checked) => {
                 self.policy = checked.policy;
                 self.slots[1] = checked.slot;
                 self.audit = checked.audit;
-                Ok(checked.permit)
+                Ok(checked.admitted)
             }
             Err((outcome, audit)) => {
                 self.audit = audit;
@@ -191,9 +191,31 @@ impl Record {
         }
     }
 
-    /// Bytes can flow from here on.
+    /// What the connection carries is nobody's to look at: decides on it as a whole.
+    pub(super) fn note_opaque(&mut self, admitted: Admitted) -> Result<Permit, Outcome> {
+        match admitted.opaque() {
+            Ok(opaque) => {
+                if opaque.policy.is_some() {
+                    self.policy = opaque.policy;
+                }
+                if !opaque.audit.is_empty() {
+                    self.audit = opaque.audit;
+                }
+                Ok(opaque.permit)
+            }
+            Err((outcome, audit)) => {
+                self.audit = audit;
+                Err(outcome)
+            }
+        }
+    }
+
+    /// Bytes can flow from here on, if they could not already.
     pub(super) fn connected(&mut self, near: Near) {
         self.near = near;
+        if self.open.is_some() {
+            return;
+        }
         self.open = Some(self.flows.opened(&OpenLabels {
             direction: self.direction,
             source: &self.source,
@@ -218,6 +240,33 @@ impl Record {
         }
         if let Some(server) = server {
             server.moved(received, sent);
+        }
+    }
+
+    /// What it carries is known, before or after [`Self::connected`].
+    pub(super) fn carries(&mut self, protocol: FlowProtocol) {
+        self.protocol = protocol;
+        let labels = OpenLabels {
+            direction: self.direction,
+            source: &self.source,
+            destination: &self.destination,
+            protocol,
+            tls: self.tls,
+        };
+        if let Some(open) = &mut self.open {
+            open.turn_into(&labels);
+        }
+    }
+
+    /// What the requests of this connection have in common, to whatever server they go.
+    pub(super) fn request_ends(&self) -> RequestEnds {
+        RequestEnds {
+            node: Arc::clone(&self.node),
+            direction: self.direction,
+            source: self.source.clone(),
+            destination: self.destination.clone(),
+            tls: self.tls,
+            connection_id: self.id.to_string().into(),
         }
     }
 

@@ -57,6 +57,12 @@ impl Shared {
         pods.get(name).cloned()
     }
 
+    /// All pods that are served.
+    pub(super) fn all_pods(&self) -> Vec<Arc<LocalPod>> {
+        let pods = self.pods.read().unwrap_or_else(PoisonError::into_inner);
+        pods.values().cloned().collect()
+    }
+
     /// Begins the record of a connection.
     pub(super) fn begin(&self, direction: Direction, id: ConnectionId) -> Box<Record> {
         Record::begin(&self.flows, &self.config.node.0, direction, id)

@@ -46,21 +46,13 @@ struct Held {
 }
 
 impl TcpFar {
-    /// To an application of this node.
-    pub(in crate::proxy) fn application(stream: TcpStream) -> Self {
+    /// Over the network, or to an application of this node.
+    pub(in crate::proxy) fn new(stream: TcpStream, network_hop: bool) -> Self {
         Self {
             stream,
             outward: Held::default(),
             homeward: Held::default(),
-            network_hop: false,
-        }
-    }
-
-    /// Over the network.
-    pub(in crate::proxy) fn network(stream: TcpStream) -> Self {
-        Self {
-            network_hop: true,
-            ..Self::application(stream)
+            network_hop,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Tests over the loopback device, with real TLS.
 
 mod bytes;
+mod http;
 mod limits;
 pub(super) mod noise;
 mod paths;

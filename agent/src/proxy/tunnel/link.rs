@@ -120,10 +120,14 @@ impl Link {
         !self.has_streams() && lock(&self.idle_since).elapsed() >= limit
     }
 
+    /// It is neither retired nor of a peer whose certificate has expired.
+    pub(super) fn is_current(&self) -> bool {
+        !self.retired.load(Ordering::Acquire) && self.is_believed()
+    }
+
     pub(super) fn takes_more(&self, generation: u64) -> bool {
-        !self.retired.load(Ordering::Acquire)
-            && self.generation == generation
-            && self.is_believed()
+        self.generation == generation
+            && self.is_current()
             && self.load.load(Ordering::Acquire) < self.limit.load(Ordering::Relaxed)
     }
 }

@@ -23,4 +23,4 @@ pub(super) use self::error::TunnelError;
 pub(super) use self::hbone::{Connect, baggage};
 pub(super) use self::pool::{Pool, Target};
 pub(super) use self::server::{Arrivals, serve};
-pub(super) use self::stream::HboneStream;
+pub(super) use self::stream::{HboneStream, Under};

@@ -1,6 +1,8 @@
-//! One stream of an HTTP/2 connection as the far side of a relay.
+//! One stream of an HTTP/2 connection: as the far side of a relay, and as a stream of bytes
+//! that HTTP is spoken on.
 
 use std::future::poll_fn;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -12,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::hop::Hop;
-use super::link::Lease;
+use super::link::{Lease, Link};
 use crate::flow::KernelStats;
 use crate::proxy::network::PodNetwork;
 use crate::proxy::relay::{Broken, Far, with_scratch};
@@ -34,10 +36,24 @@ pub(in crate::proxy) struct HboneStream {
     /// Received, not yet taken by the application.
     incoming: Bytes,
     bulk: bool,
+    /// The end was sent.
+    finished: bool,
     send_buffer: usize,
     hop: Arc<Hop>,
     /// The client's place on a pooled connection.
-    _lease: Option<Lease>,
+    lease: Option<Lease>,
+}
+
+/// The connection that a stream is on.
+#[derive(Clone, Debug)]
+pub(in crate::proxy) struct Under(Arc<Link>);
+
+impl Under {
+    /// It takes new streams still: what is kept on it between requests must not outlive the
+    /// certificates that it was opened with.
+    pub(in crate::proxy) fn is_current(&self) -> bool {
+        self.0.is_current()
+    }
 }
 
 impl std::fmt::Debug for HboneStream {
@@ -62,9 +78,51 @@ impl HboneStream {
             outgoing: Bytes::new(),
             incoming: Bytes::new(),
             bulk: false,
+            finished: false,
             send_buffer,
             hop,
-            _lease: lease,
+            lease,
+        }
+    }
+
+    /// The pooled connection under it.
+    pub(in crate::proxy) fn under(&self) -> Option<Under> {
+        let lease = self.lease.as_ref()?;
+        Some(Under(Arc::clone(&lease.0)))
+    }
+
+    /// What the peer has sent and nobody has taken, once that is more than `known` bytes or
+    /// the end. It stays to be taken.
+    pub(in crate::proxy) fn poll_peek(
+        &mut self,
+        cx: &mut Context<'_>,
+        known: usize,
+    ) -> Poll<io::Result<&[u8]>> {
+        while self.incoming.len() <= known {
+            match ready!(self.receive.poll_data(cx)) {
+                Some(Ok(bytes)) if self.incoming.is_empty() => self.incoming = bytes,
+                Some(Ok(bytes)) => self.incoming = [&self.incoming[..], &bytes].concat().into(),
+                Some(Err(error)) => return Poll::Ready(Err(reset(error))),
+                None => break,
+            }
+        }
+        Poll::Ready(Ok(&self.incoming))
+    }
+
+    /// How much the peer takes now, of what is wanted; never 0.
+    fn poll_room(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<io::Result<usize>> {
+        if self.send.capacity() == 0 {
+            self.send.reserve_capacity(wanted);
+        }
+        loop {
+            match self.send.capacity() {
+                0 => match ready!(self.send.poll_capacity(cx)) {
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => return Poll::Ready(Err(reset(error))),
+                    None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+                },
+                room => return Poll::Ready(Ok(room)),
+            }
         }
     }
 
@@ -98,7 +156,7 @@ impl HboneStream {
         &mut self,
         cx: &mut Context<'_>,
         near: &mut TcpStream,
-    ) -> Poll<std::io::Result<Option<Bytes>>> {
+    ) -> Poll<io::Result<Option<Bytes>>> {
         if self.bulk {
             let mut memory = BytesMut::zeroed(BULK_READ);
             let mut buffer = ReadBuf::new(&mut memory);
@@ -210,4 +268,82 @@ impl Far for HboneStream {
     fn reset(mut self) {
         self.send.send_reset(h2::Reason::CANCEL);
     }
+}
+
+impl AsyncRead for HboneStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        while this.incoming.is_empty() {
+            match ready!(this.receive.poll_data(cx)) {
+                Some(Ok(bytes)) => this.incoming = bytes,
+                Some(Err(error)) => return Poll::Ready(Err(reset(error))),
+                None => return Poll::Ready(Ok(())),
+            }
+        }
+        let count = this.incoming.len().min(buffer.remaining());
+        buffer.put_slice(&this.incoming[..count]);
+        this.incoming.advance(count);
+        if this.incoming.is_empty() {
+            // An empty rest would keep alive what the connection has read.
+            this.incoming = Bytes::new();
+        }
+        // Fails only for more than was received.
+        let _done = this.receive.flow_control().release_capacity(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for HboneStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let wanted: usize = slices.iter().map(|slice| slice.len()).sum();
+        if wanted == 0 {
+            return Poll::Ready(Ok(0));
+        }
+        let room = ready!(self.poll_room(cx, wanted))?;
+        let count = room.min(wanted);
+        let mut chunk = BytesMut::with_capacity(count);
+        for slice in slices {
+            let rest = count - chunk.len();
+            chunk.extend_from_slice(&slice[..slice.len().min(rest)]);
+        }
+        let sent = self.send.send_data(chunk.freeze(), false);
+        Poll::Ready(sent.map(|()| count).map_err(reset))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    /// What was written is the connection's to send.
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.finished {
+            return Poll::Ready(Ok(()));
+        }
+        self.finished = true;
+        Poll::Ready(self.send.send_data(Bytes::new(), true).map_err(reset))
+    }
+}
+
+fn reset(error: h2::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionReset, error)
 }

@@ -14,10 +14,8 @@ use tokio_rustls::server::TlsStream;
 use super::Tunnel;
 use super::arrivals::Place;
 use crate::proxy::config::TunnelConfig;
-use crate::proxy::dial;
 use crate::proxy::outcome::{ConnectError, Outcome};
-use crate::proxy::record::Near;
-use crate::proxy::relay::{NearSide, relay};
+use crate::proxy::reach::Stream;
 use crate::proxy::tunnel::hbone;
 use crate::proxy::tunnel::hop::{EndHop, Hop};
 use crate::proxy::tunnel::io::TunnelIo;
@@ -109,24 +107,26 @@ impl Tunnel {
     ) {
         let asked = hbone::read(&request, self.peer.address.ip());
         let mut record = self.begin(&asked);
-        let outcome = match self.connect(asked, &mut record).await {
-            Ok((near, permit)) => {
+        let outcome = match Box::pin(self.connect(asked, &mut record)).await {
+            Ok((arrival, admitted)) => {
                 let answer = hbone::answer(StatusCode::OK, None);
                 match respond.send_response(answer, false) {
                     Ok(send) => {
                         let buffer = self.shared.config.tunnel.send_buffer;
-                        let far = HboneStream::new((send, request.into_body()), buffer, hop, None);
-                        let near = NearSide {
-                            stream: near,
-                            is: Near::Server,
-                            network: &*self.pod.network,
-                        };
-                        relay(near, far, permit, &mut record, &self.shared.config).await
+                        let peer = (send, request.into_body());
+                        let client = HboneStream::new(peer, buffer, hop, None);
+                        let client = Stream::Hbone(Box::new(client));
+                        let opened = arrival.open(client, admitted, &mut record);
+                        match Box::pin(opened).await {
+                            Ok(opened) => {
+                                let (network, config) = (&*self.pod.network, &self.shared.config);
+                                opened.relay(network, &mut record, config).await
+                            }
+                            Err(outcome) => outcome,
+                        }
                     }
-                    Err(_reset) => {
-                        dial::reset(near);
-                        Outcome::ClientReset
-                    }
+                    // What was dialled is reset with its socket.
+                    Err(_reset) => Outcome::ClientReset,
                 }
             }
             Err(outcome) => {

@@ -30,8 +30,9 @@ use crate::identity::{PeerIdentity, handshake_error, peer_identity};
 use crate::model::canonical;
 use crate::policy::Table;
 use crate::proxy::dial;
+use crate::proxy::inbound::Arrival;
 use crate::proxy::outcome::Outcome;
-use crate::proxy::permit::{Permit, Subject};
+use crate::proxy::permit::{Admitted, Subject};
 use crate::proxy::pod::LocalPod;
 use crate::proxy::record::{ConnectionId, Record};
 use crate::proxy::shared::Shared;
@@ -202,12 +203,12 @@ impl Tunnel {
         })
     }
 
-    /// The application's connection, if the peer may have it.
+    /// The way into the application, if the peer may have it.
     async fn connect(
         &self,
         asked: Result<Asked, &'static str>,
         record: &mut Record,
-    ) -> Result<(TcpStream, Permit), Outcome> {
+    ) -> Result<(Arrival, (Admitted, Option<TcpStream>)), Outcome> {
         let peer = &*self.peer;
         let client = self.shared.table().pod_by_ip(peer.address.ip()).cloned();
         let address = asked.as_ref().map_or(peer.address, |asked| asked.client.0);
@@ -239,9 +240,14 @@ impl Tunnel {
             encrypted: true,
             probe: false,
         };
-        let permit = record.note_check(Permit::check(&self.pod, subject))?;
-        let config = &self.shared.config;
-        let near = dial::application(&*self.pod.network, shown, to, config).await?;
-        Ok((near, permit))
+        let arrival = Arrival {
+            shared: Arc::clone(&self.shared),
+            server: Arc::clone(&self.pod),
+            subject,
+            client: shown,
+            address: to,
+        };
+        let admitted = arrival.admit(record).await?;
+        Ok((arrival, admitted))
     }
 }

@@ -1,0 +1,257 @@
+//! The one type of all bodies, of requests and of answers.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::RecvStream;
+use http::HeaderMap;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::record::Exchange;
+use super::upstream::{Answer1, Answer2};
+
+/// Why a body ended before its end.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::proxy) enum BodyError {
+    /// Its HTTP/1.1 connection ended, or was not HTTP/1.1 any more.
+    #[error("HTTP/1.1: {0}")]
+    Http1(#[from] hyper::Error),
+    /// Its stream of HTTP/2 ended.
+    #[error("HTTP/2: {0}")]
+    Http2(#[from] h2::Error),
+}
+
+impl BodyError {
+    /// With what the stream that it was copied to is reset.
+    pub(super) fn h2_reason(&self) -> h2::Reason {
+        match self {
+            Self::Http2(error) => error.reason().unwrap_or(h2::Reason::CANCEL),
+            Self::Http1(_) => h2::Reason::INTERNAL_ERROR,
+        }
+    }
+}
+
+/// The body of a request or of an answer.
+#[derive(Debug, Default)]
+pub(in crate::proxy) struct Body {
+    kind: Kind,
+    tail: Tail,
+}
+
+/// Where its bytes come from.
+#[derive(Debug, Default)]
+enum Kind {
+    #[default]
+    Empty,
+    Full(Bytes),
+    /// From a client that speaks HTTP/1.1.
+    Http1(Incoming),
+    /// From a client that speaks HTTP/2.
+    Http2(RecvStream),
+    /// From a server that speaks HTTP/1.1.
+    Answer1(Box<Answer1>),
+    /// From a server that speaks HTTP/2.
+    Answer2(Box<Answer2>),
+}
+
+/// Who is told of its bytes and of its end.
+#[derive(Debug, Default)]
+enum Tail {
+    #[default]
+    Nobody,
+    /// A request's.
+    Upload(UploadEnd),
+    /// An answer's: the exchange ends with it.
+    Exchange(Box<Exchange>),
+}
+
+/// What is known of the body of a request by those who don't have it.
+#[derive(Debug, Default)]
+pub(super) struct Upload {
+    bytes: AtomicU64,
+    over: AtomicBool,
+}
+
+/// Tells of the end of an upload when it is dropped.
+#[derive(Debug)]
+struct UploadEnd(Arc<Upload>);
+
+impl Upload {
+    /// How much of it was taken.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Nothing more of it is to come.
+    pub(super) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for UploadEnd {
+    fn drop(&mut self) {
+        self.0.over.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Body {
+    /// No body.
+    pub(in crate::proxy) fn empty() -> Self {
+        Self::default()
+    }
+
+    /// These bytes.
+    pub(in crate::proxy) fn full(bytes: impl Into<Bytes>) -> Self {
+        Self::of(Kind::Full(bytes.into()))
+    }
+
+    pub(super) fn http1(incoming: Incoming) -> Self {
+        Self::of(Kind::Http1(incoming))
+    }
+
+    pub(super) fn http2(receive: RecvStream) -> Self {
+        Self::of(Kind::Http2(receive))
+    }
+
+    pub(super) fn answer1(answer: Answer1) -> Self {
+        Self::of(Kind::Answer1(Box::new(answer)))
+    }
+
+    pub(super) fn answer2(answer: Answer2) -> Self {
+        Self::of(Kind::Answer2(Box::new(answer)))
+    }
+
+    fn of(kind: Kind) -> Self {
+        Self {
+            kind,
+            tail: Tail::Nobody,
+        }
+    }
+
+    /// The exchange ends with this body, however that ends.
+    pub(super) fn ending(mut self, exchange: Box<Exchange>) -> Self {
+        if self.is_end_stream() {
+            exchange.end();
+            return Self::empty();
+        }
+        self.tail = Tail::Exchange(exchange);
+        self
+    }
+
+    /// Counts what is taken of it from now on. `None` where there is nothing to count.
+    pub(super) fn counted(&mut self) -> Option<Arc<Upload>> {
+        if self.is_end_stream() {
+            return None;
+        }
+        let upload = Arc::new(Upload::default());
+        self.tail = Tail::Upload(UploadEnd(Arc::clone(&upload)));
+        Some(upload)
+    }
+
+    /// The count that was begun for it.
+    pub(super) fn upload(&self) -> Option<Arc<Upload>> {
+        match &self.tail {
+            Tail::Upload(end) => Some(Arc::clone(&end.0)),
+            Tail::Nobody | Tail::Exchange(_) => None,
+        }
+    }
+
+    fn poll_kind(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut self.kind {
+            Kind::Empty => Poll::Ready(None),
+            Kind::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                self.kind = Kind::Empty;
+                Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
+            }
+            Kind::Http1(incoming) => {
+                let frame = ready!(Pin::new(incoming).poll_frame(cx));
+                Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Http1)))
+            }
+            Kind::Http2(receive) => poll_h2(receive, cx),
+            Kind::Answer1(answer) => answer.poll_frame(cx),
+            Kind::Answer2(answer) => poll_h2(answer.receive(), cx),
+        }
+    }
+}
+
+/// The next frame of a stream. What was taken makes room for as much at once: whoever polls
+/// a body has a place for it.
+fn poll_h2(
+    receive: &mut RecvStream,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    match ready!(receive.poll_data(cx)) {
+        Some(Ok(bytes)) => {
+            // Fails only for more than was received.
+            let _done = receive.flow_control().release_capacity(bytes.len());
+            Poll::Ready(Some(Ok(Frame::data(bytes))))
+        }
+        // The peer wants no more of the other direction, which is no error of this one.
+        Some(Err(error)) if error.reason() == Some(h2::Reason::NO_ERROR) => Poll::Ready(None),
+        Some(Err(error)) => Poll::Ready(Some(Err(error.into()))),
+        None => {
+            let trailers: Result<Option<HeaderMap>, _> = ready!(receive.poll_trailers(cx));
+            let frame = trailers.map(|trailers| trailers.map(Frame::trailers));
+            Poll::Ready(frame.map_err(BodyError::Http2).transpose())
+        }
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        let polled = ready!(this.poll_kind(cx));
+        match (&mut this.tail, &polled) {
+            (Tail::Nobody, _) => {}
+            (Tail::Upload(end), Some(Ok(frame))) => {
+                let count = frame.data_ref().map_or(0, Bytes::len) as u64;
+                let _before = end.0.bytes.fetch_add(count, Ordering::Relaxed);
+            }
+            (Tail::Exchange(exchange), Some(Ok(frame))) => {
+                exchange.received(frame);
+            }
+            (Tail::Exchange(exchange), Some(Err(_))) => exchange.broken(),
+            (Tail::Upload(_) | Tail::Exchange(_), _) => {}
+        }
+        let over = match &polled {
+            None | Some(Err(_)) => true,
+            Some(Ok(frame)) => frame.is_trailers() || this.is_end_stream(),
+        };
+        if over && let Tail::Exchange(exchange) = std::mem::take(&mut this.tail) {
+            exchange.end();
+        }
+        Poll::Ready(polled)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Empty => true,
+            Kind::Full(bytes) => bytes.is_empty(),
+            Kind::Http1(incoming) => incoming.is_end_stream(),
+            Kind::Http2(receive) => receive.is_end_stream(),
+            Kind::Answer1(answer) => answer.is_end_stream(),
+            Kind::Answer2(answer) => answer.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Empty => SizeHint::with_exact(0),
+            Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Http1(incoming) => incoming.size_hint(),
+            Kind::Answer1(answer) => answer.size_hint(),
+            Kind::Http2(_) | Kind::Answer2(_) => SizeHint::default(),
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! What a client speaks, by its first bytes. They are looked at where they are and stay
+//! there: what is not HTTP is relayed as it came.
+
+use std::future::poll_fn;
+use std::io;
+
+use rustix::net::{RecvFlags, recv};
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+
+use crate::proxy::reach::Stream;
+use crate::proxy::relay::with_scratch;
+use crate::proxy::tunnel::HboneStream;
+
+/// What a client's first bytes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::proxy) enum Speaks {
+    /// A request line of HTTP/1.
+    Http1,
+    /// The preface of HTTP/2.
+    Http2,
+    /// Anything else, or nothing at all.
+    Other,
+}
+
+/// How every client of HTTP/2 begins (RFC 9113, section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Longer than any method that is in use.
+const LONGEST_METHOD: usize = 24;
+/// What has not shown by then what it is has a target too long for any server: it is left to
+/// the parser of HTTP to say so.
+const ENOUGH: usize = 16 << 10;
+
+/// What these first bytes are; `None`: too few to tell.
+fn classify(bytes: &[u8]) -> Option<Speaks> {
+    let common = bytes.len().min(PREFACE.len());
+    if common > 0 && bytes[..common] == PREFACE[..common] {
+        return (common == PREFACE.len()).then_some(Speaks::Http2);
+    }
+    let is_method = |byte: &u8| byte.is_ascii_uppercase() || matches!(byte, b'-' | b'_');
+    let method = bytes.iter().take_while(|byte| is_method(byte)).count();
+    if method > LONGEST_METHOD {
+        return Some(Speaks::Other);
+    }
+    let Some((b' ', rest)) = bytes[method..].split_first() else {
+        return (method < bytes.len()).then_some(Speaks::Other);
+    };
+    let target = rest.iter().take_while(|byte| **byte > b' ').count();
+    if method == 0 || (target == 0 && !rest.is_empty()) {
+        return Some(Speaks::Other);
+    }
+    let Some((b' ', version)) = rest[target..].split_first() else {
+        let long = bytes.len() >= ENOUGH;
+        let told = target < rest.len();
+        return told
+            .then_some(Speaks::Other)
+            .or(long.then_some(Speaks::Http1));
+    };
+    let expected = b"HTTP/1.";
+    let common = version.len().min(expected.len());
+    if version[..common] != expected[..common] {
+        return Some(Speaks::Other);
+    }
+    (common == expected.len()).then_some(Speaks::Http1)
+}
+
+/// Waits for the first bytes of a client, and leaves them. Cancel safe.
+pub(in crate::proxy) async fn first_bytes(stream: &mut Stream) -> Speaks {
+    match stream {
+        Stream::Tcp(stream) => of_socket(stream).await,
+        Stream::Hbone(stream) => of_tunnel(stream).await,
+    }
+}
+
+/// Likewise, of a socket.
+pub(in crate::proxy) async fn of_socket(stream: &TcpStream) -> Speaks {
+    loop {
+        let Ok(ready) = stream.ready(Interest::READABLE).await else {
+            return Speaks::Other;
+        };
+        let looked = stream.try_io(Interest::READABLE, || {
+            with_scratch(|scratch| {
+                let (count, _filled) = recv(stream, &mut scratch[..ENOUGH], RecvFlags::PEEK)?;
+                match classify(&scratch[..count]) {
+                    Some(speaks) => Ok(speaks),
+                    None if count == 0 || ready.is_read_closed() => Ok(Speaks::Other),
+                    // Told so, the runtime waits for more than what is there already.
+                    None => Err(io::ErrorKind::WouldBlock.into()),
+                }
+            })
+        });
+        match looked {
+            Ok(speaks) => return speaks,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_reset) => return Speaks::Other,
+        }
+    }
+}
+
+async fn of_tunnel(stream: &mut HboneStream) -> Speaks {
+    let mut known = 0;
+    poll_fn(|cx| {
+        loop {
+            let Ok(bytes) = std::task::ready!(stream.poll_peek(cx, known)) else {
+                return Speaks::Other.into();
+            };
+            if let Some(speaks) = classify(bytes) {
+                return speaks.into();
+            }
+            if bytes.len() <= known {
+                return Speaks::Other.into();
+            }
+            known = bytes.len();
+        }
+    })
+    .await
+}
+
+/// Waits until the stream has something to be read, be it its end.
+pub(in crate::proxy) async fn anything(stream: &mut Stream) {
+    match stream {
+        Stream::Tcp(stream) => anything_of(stream).await,
+        Stream::Hbone(stream) => {
+            poll_fn(|cx| stream.poll_peek(cx, 0).map(|_bytes| ())).await;
+        }
+    }
+}
+
+/// Likewise, of a socket.
+pub(in crate::proxy) async fn anything_of(stream: &TcpStream) {
+    // An error is something too.
+    let _told = stream.readable().await.is_ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ENOUGH, PREFACE, Speaks, classify};
+
+    #[track_caller]
+    fn check(bytes: &[u8], expected: Option<Speaks>) {
+        assert_eq!(classify(bytes), expected, "{:?}", bytes.escape_ascii());
+    }
+
+    /// However the bytes are cut, what is told does not change with more of them.
+    #[track_caller]
+    fn check_whole(bytes: &[u8], expected: Speaks) {
+        check(bytes, Some(expected));
+        for cut in 0..bytes.len() {
+            let told = classify(&bytes[..cut]);
+            assert!(told.is_none_or(|told| told == expected), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn requests_are_http() {
+        check_whole(b"GET / HTTP/1.1\r\n", Speaks::Http1);
+        check_whole(b"POST /a?b=c HTTP/1.0\r\n", Speaks::Http1);
+        check_whole(b"OPTIONS * HTTP/1.1\r\n", Speaks::Http1);
+        check_whole(b"CONNECT a:443 HTTP/1.1\r\n", Speaks::Http1);
+        check_whole(b"VERSION-CONTROL /x HTTP/1.1\r\n", Speaks::Http1);
+        check_whole(b"GET http://shop/ HTTP/1.1\r\n", Speaks::Http1);
+        check_whole(PREFACE, Speaks::Http2);
+    }
+
+    #[test]
+    fn what_resembles_requests_is_not_http() {
+        check_whole(b"OPTIONS rtsp://camera RTSP/1.0\r\n", Speaks::Other);
+        check_whole(b"OPTIONS sip:carol SIP/2.0\r\n", Speaks::Other);
+        check_whole(b"GET /\r\n", Speaks::Other);
+        check_whole(b"EHLO mail.example\r\n", Speaks::Other);
+        check_whole(b"PING\r\n", Speaks::Other);
+        check_whole(b"get / HTTP/1.1\r\n", Speaks::Other);
+        check_whole(b"GET  / HTTP/1.1\r\n", Speaks::Other);
+        check_whole(b"PRI * HTTP/2.0\r\n\r\nXX", Speaks::Other);
+        check_whole(b"\x16\x03\x01\x02\x00\x01", Speaks::Other);
+        check_whole(b" / HTTP/1.1\r\n", Speaks::Other);
+        check_whole(&[b'A'; 25], Speaks::Other);
+        check_whole(b"\0", Speaks::Other);
+    }
+
+    #[test]
+    fn too_few_bytes_tell_nothing() {
+        for bytes in [
+            &b""[..],
+            b"G",
+            b"GET ",
+            b"GET /x",
+            b"GET / HTTP/1",
+            b"PRI * HTTP/2.0",
+        ] {
+            check(bytes, None);
+        }
+    }
+
+    #[test]
+    fn a_target_without_end_is_left_to_the_parser() {
+        let mut bytes = b"GET /".to_vec();
+        bytes.resize(ENOUGH, b'x');
+        check(&bytes, Some(Speaks::Http1));
+    }
+}

@@ -1,0 +1,137 @@
+//! Requests to a pod of this node that came from elsewhere: whether they may be, and the
+//! application's answer.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use http::request::Parts;
+use http::{Method, Request, Version};
+use tokio::net::TcpStream;
+
+use super::body::Body;
+use super::gate;
+use super::headers;
+use super::io::Io;
+use super::reason::Reason;
+use super::record::Exchange;
+use super::server::{Answer, Handler};
+use super::session::{finish, refuse, unanswered};
+use super::upstream::{self, Dial, Exit, Upstreams};
+use crate::flow::{RequestEnds, RequestFlow};
+use crate::model::ClientAddr;
+use crate::proxy::dial;
+use crate::proxy::inbound::Arrival;
+use crate::proxy::outcome::Outcome;
+use crate::proxy::permit::Subject;
+use crate::proxy::pod::LocalPod;
+use crate::proxy::reach::Stream;
+use crate::proxy::shared::Shared;
+
+/// One connection to a pod's application, and what its requests have in common.
+#[derive(Debug)]
+pub(in crate::proxy) struct Inbound {
+    shared: Arc<Shared>,
+    server: Arc<LocalPod>,
+    subject: Subject,
+    /// As the application is to see it.
+    client: ClientAddr,
+    /// The application's.
+    address: SocketAddr,
+    ends: Arc<RequestFlow>,
+    /// Connections to the application, of this client alone.
+    upstreams: Arc<Upstreams>,
+    /// Opened before the client was known to speak HTTP.
+    begun: Mutex<Option<TcpStream>>,
+}
+
+impl Inbound {
+    pub(in crate::proxy) fn new(
+        arrival: Arrival,
+        common: RequestEnds,
+        begun: Option<TcpStream>,
+    ) -> Self {
+        let Arrival {
+            shared,
+            server,
+            subject,
+            client,
+            address,
+        } = arrival;
+        let ends = Arc::new(shared.flows.requests(common));
+        let upstreams = Upstreams::new(Arc::clone(&shared.config));
+        Self {
+            shared,
+            server,
+            subject,
+            client,
+            address,
+            ends,
+            upstreams,
+            begun: Mutex::new(begun),
+        }
+    }
+
+    async fn answer(&self, request: Request<Body>) -> Answer {
+        let (mut parts, mut body) = request.into_parts();
+        let upload = body.counted();
+        let version = parts.version;
+        let flows = &self.shared.flows;
+        let mut exchange = Exchange::begin(Arc::clone(&self.ends), flows, &parts, upload);
+        exchange.upstream = Some(self.address);
+        let is_head = parts.method == Method::HEAD;
+        let sent = match headers::receive(&mut parts) {
+            Ok(()) => self.forward(parts, body, &mut exchange).await,
+            Err(reason) => Err(reason),
+        };
+        match sent {
+            Ok(sent) => finish(sent, exchange, version),
+            Err(reason) => refuse(&reason, exchange, is_head),
+        }
+    }
+
+    async fn forward(
+        &self,
+        mut parts: Parts,
+        body: Body,
+        exchange: &mut Exchange,
+    ) -> Result<upstream::Sent, Reason> {
+        use http_body::Body as _;
+        gate::admit(&self.server, &self.subject, &parts, exchange)?;
+        let version = match parts.version >= Version::HTTP_2 {
+            true => upstream::Version::Http2,
+            false => upstream::Version::Http1,
+        };
+        headers::send(&mut parts, version, body.is_end_stream())?;
+        let exit = Exit {
+            upstreams: &self.upstreams,
+            tasks: &self.shared.tasks,
+            address: self.address,
+            version,
+        };
+        let request = Request::from_parts(parts, body);
+        let sent = exit.send(request, self).await;
+        sent.map_err(|failed| unanswered(&failed.why))
+    }
+}
+
+impl Dial for Inbound {
+    async fn dial(&self) -> Result<Io, Outcome> {
+        let begun = self
+            .begun
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(app) = begun {
+            return Ok(Io::new(Stream::Tcp(app)));
+        }
+        let (network, config) = (&*self.server.network, &self.shared.config);
+        let app = dial::application(network, self.client, self.address, config).await?;
+        Ok(Io::new(Stream::Tcp(app)))
+    }
+}
+
+impl Handler for Inbound {
+    async fn handle(&self, request: Request<Body>) -> Answer {
+        self.answer(request).await
+    }
+}

@@ -1,0 +1,250 @@
+//! Requests of a pod of this node: which server, which connection, what is made of the
+//! answer.
+//!
+//! ```text
+//! request ─► one form ─► route ─► endpoint ─┬─► local: the destination's policy ─┐
+//!                                           ├─► tunnel ──────────────────────────┼─► server
+//!                                           └─► passthrough ─────────────────────┘
+//! ```
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use http::request::Parts;
+use http::{Method, Request, Version};
+use tokio::sync::watch;
+
+use super::body::Body;
+use super::gate;
+use super::headers;
+use super::io::Io;
+use super::reason::{Reason, ReasonKind};
+use super::record::Exchange;
+use super::server::{Answer, Handler};
+use super::session::{finish, refuse, unanswered};
+use super::upstream::{self, Dial, Exit};
+use crate::flow::{RequestEnds, RequestFlow};
+use crate::model::{NamespacedName, OrigDst};
+use crate::policy::{Route, Table};
+use crate::proxy::outcome::Outcome;
+use crate::proxy::reach::{Dialler, Stream, Way};
+use crate::proxy::record::ConnectionId;
+use crate::state::Pod;
+
+/// One connection of a pod's application, and what its requests have in common.
+#[derive(Debug)]
+pub(in crate::proxy) struct Outbound {
+    dialler: Dialler,
+    /// What the application dialled.
+    dialled: SocketAddr,
+    /// What that is, if it is a Service.
+    service: Option<NamespacedName>,
+    id: ConnectionId,
+    /// Requests that were sent to no server.
+    ends: Arc<RequestFlow>,
+    common: RequestEnds,
+    known: Mutex<Known>,
+}
+
+/// The endpoint that was dialled before the client was known to speak HTTP, and how that
+/// went: the first request goes there.
+#[derive(Debug)]
+pub(in crate::proxy) struct Begun {
+    pub(in crate::proxy) address: SocketAddr,
+    pub(in crate::proxy) dialled: Result<Stream, Outcome>,
+}
+
+/// What one request leaves for the next.
+#[derive(Debug)]
+struct Known {
+    tables: watch::Receiver<Arc<Table>>,
+    table: Arc<Table>,
+    servers: HashMap<SocketAddr, Arc<RequestFlow>>,
+    begun: Option<Begun>,
+}
+
+/// Where a request goes.
+struct Server {
+    address: SocketAddr,
+    pod: Option<Arc<Pod>>,
+    service: Option<NamespacedName>,
+    way: Way,
+}
+
+impl Outbound {
+    pub(in crate::proxy) fn new(
+        dialler: Dialler,
+        (dialled, service): (SocketAddr, Option<NamespacedName>),
+        (id, common): (ConnectionId, RequestEnds),
+        begun: Option<Begun>,
+    ) -> Self {
+        let shared = &dialler.shared;
+        let mut tables = shared.tables.clone();
+        let table = Arc::clone(&tables.borrow_and_update());
+        let ends = Arc::new(shared.flows.requests(common.clone()));
+        Self {
+            dialler,
+            dialled,
+            service,
+            id,
+            ends,
+            common,
+            known: Mutex::new(Known {
+                tables,
+                table,
+                servers: HashMap::new(),
+                begun,
+            }),
+        }
+    }
+
+    async fn answer(&self, request: Request<Body>) -> Answer {
+        let (mut parts, mut body) = request.into_parts();
+        let upload = body.counted();
+        let version = parts.version;
+        let flows = &self.dialler.shared.flows;
+        let mut exchange = Exchange::begin(Arc::clone(&self.ends), flows, &parts, upload);
+        let is_head = parts.method == Method::HEAD;
+        let sent = match headers::receive(&mut parts) {
+            Ok(()) => self.forward(parts, body, &mut exchange).await,
+            Err(reason) => Err(reason),
+        };
+        match sent {
+            Ok(sent) => finish(sent, exchange, version),
+            Err(reason) => refuse(&reason, exchange, is_head),
+        }
+    }
+
+    async fn forward(
+        &self,
+        mut parts: Parts,
+        body: Body,
+        exchange: &mut Exchange,
+    ) -> Result<upstream::Sent, Reason> {
+        use http_body::Body as _;
+        let server = self.choose()?;
+        exchange.upstream = Some(server.address);
+        exchange.ends = self.ends_at(&server);
+        if let Way::Local(local) = &server.way {
+            let subject = self.dialler.subject(server.address);
+            gate::admit(local, &subject, &parts, exchange)?;
+        }
+        let version = match parts.version >= Version::HTTP_2 {
+            true => upstream::Version::Http2,
+            false => upstream::Version::Http1,
+        };
+        headers::send(&mut parts, version, body.is_end_stream())?;
+        let shared = &self.dialler.shared;
+        let exit = Exit {
+            upstreams: &self.dialler.client.upstreams,
+            tasks: &shared.tasks,
+            address: server.address,
+            version,
+        };
+        let request = Request::from_parts(parts, body);
+        let sent = exit.send(request, &(self, &server)).await;
+        sent.map_err(|failed| unanswered(&failed.why))
+    }
+
+    /// The endpoint for one request.
+    fn choose(&self) -> Result<Server, Reason> {
+        let table = self.table();
+        let client = &self.dialler.client.pod;
+        let route = match self.known().begun.as_ref().map(|begun| begun.address) {
+            Some(address) => table.route(client, OrigDst(address), 0),
+            None => table.route(client, OrigDst(self.dialled), rand::random()),
+        };
+        let (address, pod, service) = match route {
+            Route::Pod {
+                pod,
+                address,
+                service,
+            } => (address, Some(pod), service),
+            Route::Passthrough { address, service } => (address, None, service),
+            Route::Unavailable { reason, .. } => {
+                return Err(Reason::new(ReasonKind::NoEndpoints, reason.as_str()));
+            }
+        };
+        let service = service.or_else(|| self.service.clone());
+        let way = Way::to(&self.dialler.shared, pod.as_ref(), address);
+        let way = way.map_err(|outcome| unreachable(&outcome))?;
+        Ok(Server {
+            address,
+            pod,
+            service,
+            way,
+        })
+    }
+
+    /// What was dialled before the first request, if it was this.
+    fn take_begun(&self, address: SocketAddr) -> Option<Result<Stream, Outcome>> {
+        let begun = self.known().begun.take()?;
+        (begun.address == address).then_some(begun.dialled)
+    }
+
+    /// The table in force; looked for once it has changed.
+    fn table(&self) -> Arc<Table> {
+        let mut known = self.known();
+        if known.tables.has_changed().unwrap_or(false) {
+            let table = Arc::clone(&known.tables.borrow_and_update());
+            known.table = table;
+            // Pods may have gone, and others come at their addresses.
+            known.servers.clear();
+        }
+        Arc::clone(&known.table)
+    }
+
+    /// Takes the records of requests that went to this server.
+    fn ends_at(&self, server: &Server) -> Arc<RequestFlow> {
+        let mut known = self.known();
+        if let Some(ends) = known.servers.get(&server.address) {
+            return Arc::clone(ends);
+        }
+        let mut ends = self.common.clone();
+        ends.tls = server.way.tls();
+        if let Some(pod) = &server.pod {
+            let destination = &mut ends.destination;
+            destination.namespace = Some(Arc::clone(&pod.name.namespace));
+            destination.pod = Some(Arc::clone(&pod.name.name));
+            destination.workload = Some(Arc::clone(&pod.workload));
+            destination.identity = pod.enrolled.then(|| pod.identity.clone());
+        }
+        let ends = Arc::new(self.dialler.shared.flows.requests(ends));
+        let _before = known.servers.insert(server.address, Arc::clone(&ends));
+        ends
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // A panic under this lock would have ended the process.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Handler for Outbound {
+    async fn handle(&self, request: Request<Body>) -> Answer {
+        self.answer(request).await
+    }
+}
+
+impl Dial for (&Outbound, &Server) {
+    async fn dial(&self) -> Result<Io, Outcome> {
+        let (outbound, server) = self;
+        if let Some(begun) = outbound.take_begun(server.address) {
+            return begun.map(Io::new);
+        }
+        let (way, service) = (&server.way, server.service.as_ref());
+        let dialled = outbound
+            .dialler
+            .dial(way, server.address, service, outbound.id);
+        dialled.await.map(Io::new)
+    }
+}
+
+/// Why there is no way to an endpoint.
+fn unreachable(outcome: &Outcome) -> Reason {
+    Reason::new(
+        ReasonKind::ConnectFailed,
+        outcome.close_reason().into_owned(),
+    )
+}

@@ -1,0 +1,100 @@
+//! A body into a stream of HTTP/2.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::SendStream;
+use http_body::Body as _;
+
+use super::body::{Body, BodyError};
+
+/// Copies a body into a stream, as far as the peer takes it.
+#[derive(Debug)]
+pub(super) struct Pump {
+    body: Body,
+    send: SendStream<Bytes>,
+    /// Of the body, waiting for the peer's window.
+    chunk: Bytes,
+}
+
+/// Why it was not copied to its end.
+#[derive(Debug)]
+pub(super) enum Stopped {
+    /// The body broke off.
+    Source(BodyError),
+    /// The peer takes no more.
+    Sink(h2::Error),
+}
+
+impl Pump {
+    pub(super) fn new(body: Body, send: SendStream<Bytes>) -> Self {
+        Self {
+            body,
+            send,
+            chunk: Bytes::new(),
+        }
+    }
+
+    /// Copies on. A body that breaks off resets the stream.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stopped>> {
+        loop {
+            if ready!(self.poll_give(cx))? {
+                return Poll::Ready(Ok(()));
+            }
+            let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
+                // The peer may refuse more while there is nothing to be sent.
+                return match self.send.poll_reset(cx) {
+                    Poll::Ready(Ok(reason)) => Poll::Ready(Err(Stopped::Sink(reason.into()))),
+                    Poll::Ready(Err(error)) => Poll::Ready(Err(Stopped::Sink(error))),
+                    Poll::Pending => Poll::Pending,
+                };
+            };
+            let frame = match frame {
+                Some(Ok(frame)) => frame,
+                Some(Err(error)) => {
+                    self.send.send_reset(error.h2_reason());
+                    return Poll::Ready(Err(Stopped::Source(error)));
+                }
+                None => {
+                    let sent = self.send.send_data(Bytes::new(), true);
+                    return Poll::Ready(sent.map_err(Stopped::Sink));
+                }
+            };
+            match frame.into_data() {
+                Ok(data) => self.chunk = data,
+                Err(frame) => {
+                    let trailers = frame.into_trailers().unwrap_or_default();
+                    let sent = self.send.send_trailers(trailers);
+                    return Poll::Ready(sent.map_err(Stopped::Sink));
+                }
+            }
+        }
+    }
+
+    /// Gives what was read; whether that was the end.
+    fn poll_give(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Stopped>> {
+        while !self.chunk.is_empty() {
+            self.send.reserve_capacity(self.chunk.len());
+            let room = match self.send.capacity() {
+                0 => match ready!(self.send.poll_capacity(cx)) {
+                    Some(Ok(room)) => room,
+                    Some(Err(error)) => return Poll::Ready(Err(Stopped::Sink(error))),
+                    None => {
+                        let error = h2::Reason::CANCEL.into();
+                        return Poll::Ready(Err(Stopped::Sink(error)));
+                    }
+                },
+                room => room,
+            };
+            let piece = self.chunk.split_to(room.min(self.chunk.len()));
+            let last = self.chunk.is_empty() && self.body.is_end_stream();
+            let sent = self.send.send_data(piece, last);
+            sent.map_err(Stopped::Sink)?;
+            if last {
+                return Poll::Ready(Ok(true));
+            }
+        }
+        Poll::Ready(Ok(false))
+    }
+}

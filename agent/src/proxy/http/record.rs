@@ -1,0 +1,189 @@
+//! One record for each request, whatever happens to it.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::HOST;
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Uri, Version, response};
+use http_body::Frame;
+use tokio::time::Instant;
+
+use super::body::Upload;
+use super::reason::{Reason, ReasonKind};
+use super::reply;
+use crate::flow::{EndedRequest, FlowProtocol, FlowSender, RequestFlow, Tapped, Verdict};
+
+/// One request and its answer, from its head to its last byte. Its drop records it.
+#[derive(Debug)]
+pub(in crate::proxy) struct Exchange {
+    /// Takes the record; another once the server is chosen.
+    pub(super) ends: Arc<RequestFlow>,
+    started: Instant,
+    protocol: FlowProtocol,
+    method: Method,
+    uri: Uri,
+    host: Option<HeaderValue>,
+    upload: Option<Arc<Upload>>,
+    /// For those who look on, if anybody does.
+    tap: Option<Box<Tapped>>,
+    status: u16,
+    grpc_status: Option<u16>,
+    /// How often it was sent again.
+    pub(super) retries: u32,
+    /// The label of the rule that matched.
+    pub(super) route: Option<Arc<str>>,
+    /// The endpoint that was asked last.
+    pub(super) upstream: Option<SocketAddr>,
+    /// The policy that decided.
+    pub(super) policy: Option<Arc<str>>,
+    /// Dry-run and AUDIT policies that matched.
+    pub(super) audit: Vec<Arc<str>>,
+    received: u64,
+    verdict: Verdict,
+    reason: Cow<'static, str>,
+}
+
+impl Exchange {
+    /// Begins with the head as the client has sent it.
+    pub(super) fn begin(
+        ends: Arc<RequestFlow>,
+        flows: &FlowSender,
+        parts: &Parts,
+        upload: Option<Arc<Upload>>,
+    ) -> Box<Self> {
+        let protocol = if reply::is_grpc(&parts.headers) {
+            FlowProtocol::Grpc
+        } else if parts.version >= Version::HTTP_2 {
+            FlowProtocol::Http2
+        } else {
+            FlowProtocol::Http
+        };
+        Box::new(Self {
+            ends,
+            started: Instant::now(),
+            protocol,
+            method: parts.method.clone(),
+            uri: parts.uri.clone(),
+            host: parts.headers.get(HOST).cloned(),
+            upload,
+            tap: flows.tap(&parts.uri, &parts.headers),
+            status: 0,
+            grpc_status: None,
+            retries: 0,
+            route: None,
+            upstream: None,
+            policy: None,
+            audit: Vec::new(),
+            received: 0,
+            verdict: Verdict::Forwarded,
+            // Unless something else is said first.
+            reason: "client_reset".into(),
+        })
+    }
+
+    /// It is of gRPC.
+    pub(super) fn is_grpc(&self) -> bool {
+        self.protocol == FlowProtocol::Grpc
+    }
+
+    /// The head of the answer is on its way to the client.
+    pub(super) fn answered(&mut self, head: &response::Parts) {
+        self.status = head.status.as_u16();
+        self.note_grpc(&head.headers);
+        if let Some(tap) = &mut self.tap {
+            tap.answered(&head.headers);
+        }
+    }
+
+    /// The proxy has answered by itself, or could not.
+    pub(super) fn refused(&mut self, reason: &Reason) {
+        self.verdict = match reason.kind {
+            ReasonKind::PolicyDenied
+            | ReasonKind::JwtInvalid
+            | ReasonKind::JwtMissing
+            | ReasonKind::ExtAuthzDenied => Verdict::Denied,
+            _ => Verdict::Failed,
+        };
+        self.reason = if reason.detail.is_empty() {
+            reason.kind.word().into()
+        } else {
+            format!("{}: {}", reason.kind.word(), reason.detail).into()
+        };
+    }
+
+    /// A frame of the answer's body.
+    pub(super) fn received(&mut self, frame: &Frame<Bytes>) {
+        if let Some(data) = frame.data_ref() {
+            self.received += data.len() as u64;
+        } else if let Some(trailers) = frame.trailers_ref() {
+            self.note_grpc(trailers);
+        }
+    }
+
+    /// The answer's body broke off.
+    pub(super) fn broken(&mut self) {
+        if self.verdict == Verdict::Forwarded {
+            self.verdict = Verdict::Failed;
+            self.reason = ReasonKind::UpstreamReset.word().into();
+        }
+    }
+
+    /// The answer has ended as it should; what went wrong before stays said.
+    pub(super) fn end(mut self: Box<Self>) {
+        if self.verdict == Verdict::Forwarded {
+            self.reason = "closed".into();
+        }
+    }
+
+    fn note_grpc(&mut self, headers: &HeaderMap) {
+        if self.protocol != FlowProtocol::Grpc {
+            return;
+        }
+        let status = headers.get("grpc-status");
+        let status = status.and_then(|status| status.to_str().ok()?.parse().ok());
+        self.grpc_status = status.or(self.grpc_status);
+    }
+
+    fn host(&self) -> &str {
+        let named = self.host.as_ref().and_then(|host| host.to_str().ok());
+        let named = named.or_else(|| self.uri.authority().map(|authority| authority.as_str()));
+        let named = named.unwrap_or_default();
+        match named.rsplit_once(':') {
+            Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+            _ => named,
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let (route, policy) = (self.route.take(), self.policy.take());
+        let tap = self.tap.take();
+        let (reason, audit) = (
+            std::mem::take(&mut self.reason),
+            std::mem::take(&mut self.audit),
+        );
+        self.ends.record(EndedRequest {
+            protocol: self.protocol,
+            method: &self.method,
+            path: self.uri.path(),
+            host: self.host(),
+            status: self.status,
+            grpc_status: self.grpc_status,
+            retries: self.retries,
+            route,
+            upstream: self.upstream,
+            verdict: self.verdict,
+            reason,
+            policy,
+            audit,
+            bytes_sent: self.upload.as_ref().map_or(0, |upload| upload.bytes()),
+            bytes_received: self.received,
+            duration: self.started.elapsed(),
+            tap,
+        });
+    }
+}

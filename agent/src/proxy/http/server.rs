@@ -1,0 +1,293 @@
+//! Serving HTTP to a client: one task for a connection, whatever comes on it.
+
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use h2::RecvStream;
+use h2::server::SendResponse;
+use http::{Method, Request, Response};
+use http_body::Body as _;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use super::body::Body;
+use super::detect::Speaks;
+use super::io::{Io, Meter};
+use super::pump::{Pump, Stopped};
+use super::record::Exchange;
+use crate::flow::FlowProtocol;
+use crate::proxy::config::HttpConfig;
+use crate::proxy::outcome::Outcome;
+use crate::proxy::reach::Stream;
+use crate::proxy::record::{Near, Record};
+
+/// From one look at a long connection to the next, for its metrics.
+const TICK: Duration = Duration::from_secs(15);
+/// For a client that has still to read why it was refused.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// What is done with a client's requests.
+pub(in crate::proxy) trait Handler: Send + Sync + 'static {
+    /// Answers one. Dropped when the client gives it up.
+    fn handle(&self, request: Request<Body>) -> impl Future<Output = Answer> + Send;
+}
+
+/// An answer, after which the connection may be another's.
+#[derive(Debug)]
+pub(in crate::proxy) struct Answer {
+    pub(super) response: Response<Body>,
+    pub(super) upgrade: Option<Box<Upgrade>>,
+}
+
+/// Both ends have agreed to speak something else on their connections.
+#[derive(Debug)]
+pub(in crate::proxy) struct Upgrade {
+    /// The connection to the server.
+    pub(super) io: Io,
+    /// Read of it already.
+    pub(super) read: Bytes,
+    /// The request that has led there.
+    pub(super) exchange: Box<Exchange>,
+}
+
+/// A client's connection.
+#[derive(Debug)]
+pub(in crate::proxy) struct Client<'a> {
+    pub(in crate::proxy) stream: Stream,
+    /// What its first bytes were.
+    pub(in crate::proxy) speaks: Speaks,
+    /// Cancelled when it is to end after the requests that it has.
+    pub(in crate::proxy) leaving: &'a CancellationToken,
+    pub(in crate::proxy) config: &'a HttpConfig,
+}
+
+/// Serves a client until it has ended, or `revoked` says why it must.
+pub(in crate::proxy) async fn serve(
+    client: Client<'_>,
+    handler: Arc<impl Handler>,
+    revoked: impl Future<Output = Outcome>,
+    record: &mut Record,
+) -> Outcome {
+    let meter = Arc::new(Meter::default());
+    let Client {
+        stream,
+        speaks,
+        leaving,
+        config,
+    } = client;
+    let io = Io::metered(stream, Arc::clone(&meter));
+    let protocol = match speaks {
+        Speaks::Http2 => FlowProtocol::Http2,
+        Speaks::Http1 | Speaks::Other => FlowProtocol::Http,
+    };
+    record.carries(protocol);
+    record.connected(Near::Client);
+    let mut serving = pin!(async {
+        match speaks {
+            Speaks::Http2 => Box::pin(http2(io, handler, leaving, config)).await,
+            Speaks::Http1 | Speaks::Other => Box::pin(http1(io, handler, leaving, config)).await,
+        }
+    });
+    let mut revoked = pin!(revoked);
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let outcome = loop {
+        tokio::select! {
+            biased;
+            outcome = &mut revoked => break outcome,
+            outcome = &mut serving => break outcome,
+            _now = tick.tick() => {
+                record.moved = meter.moved();
+                record.account();
+                record.progress();
+            }
+        }
+    };
+    record.moved = meter.moved();
+    outcome
+}
+
+/// HTTP/1.1, and what it turns into.
+async fn http1(
+    io: Io,
+    handler: Arc<impl Handler>,
+    leaving: &CancellationToken,
+    config: &HttpConfig,
+) -> Outcome {
+    let upgraded = Arc::new(Mutex::new(None));
+    let slot = Arc::clone(&upgraded);
+    let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+        let (handler, slot) = (Arc::clone(&handler), Arc::clone(&slot));
+        async move {
+            let answer = handler.handle(request.map(Body::http1)).await;
+            if answer.upgrade.is_some() {
+                *slot.lock().unwrap_or_else(PoisonError::into_inner) = answer.upgrade;
+            }
+            Ok::<_, Infallible>(answer.response)
+        }
+    });
+    let mut builder = http1::Builder::new();
+    let _same = builder
+        .preserve_header_case(true)
+        .auto_date_header(false)
+        .header_read_timeout(None)
+        .max_header_size(config.head_bytes);
+    let mut connection = builder.serve_connection(TokioIo::new(io), service);
+    let ended = {
+        let mut leave = pin!(leaving.cancelled());
+        let mut left = false;
+        poll_fn(|cx| {
+            if !left && leave.as_mut().poll(cx).is_ready() {
+                left = true;
+                Pin::new(&mut connection).graceful_shutdown();
+            }
+            Pin::new(&mut connection).poll(cx)
+        })
+        .await
+    };
+    let parts = connection.into_parts();
+    let mut io = parts.io.into_inner();
+    let upgrade = upgraded
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
+    match (ended, upgrade) {
+        (Ok(()), Some(upgrade)) => relay(io, &parts.read_buf, *upgrade).await,
+        (Ok(()), None) => {
+            linger(&mut io).await;
+            Outcome::Closed
+        }
+        (Err(error), _) if error.is_parse() => {
+            // The refusal was written; a reset would take it back.
+            if io.shutdown().await.is_ok() {
+                linger(&mut io).await;
+            }
+            Outcome::BadRequest("not a request of HTTP/1.1")
+        }
+        (Err(error), _) if error.is_user() => Outcome::ServerReset,
+        (Err(_), _) => Outcome::ClientReset,
+    }
+}
+
+/// After our end: a client that still sends would be answered with a reset, and could lose
+/// what it has not read yet.
+async fn linger(io: &mut Io) {
+    let drained = async {
+        let mut scratch = [0; 1024];
+        while matches!(io.read(&mut scratch).await, Ok(count) if count > 0) {}
+    };
+    let _over = tokio::time::timeout(LINGER, drained).await.is_ok();
+}
+
+/// Bytes both ways, each end as it came.
+async fn relay(mut near: Io, read: &[u8], upgrade: Upgrade) -> Outcome {
+    let Upgrade {
+        io: mut far,
+        read: first,
+        exchange,
+    } = upgrade;
+    let done = async {
+        far.write_all(read).await?;
+        near.write_all(&first).await?;
+        tokio::io::copy_bidirectional(&mut near, &mut far).await
+    };
+    match done.await {
+        Ok(_moved) => {
+            exchange.end();
+            Outcome::Closed
+        }
+        Err(_reset) => Outcome::ClientReset,
+    }
+}
+
+/// HTTP/2.
+async fn http2(
+    io: Io,
+    handler: Arc<impl Handler>,
+    leaving: &CancellationToken,
+    config: &HttpConfig,
+) -> Outcome {
+    let mut builder = h2::server::Builder::new();
+    let _same = builder
+        .initial_window_size(config.stream_window)
+        .initial_connection_window_size(config.connection_window)
+        .max_header_list_size(config.header_list)
+        .max_concurrent_streams(config.max_concurrent_streams)
+        .max_send_buffer_size(config.send_buffer);
+    let handshake = tokio::time::timeout(config.head_timeout, builder.handshake(io));
+    let mut connection = match handshake.await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) if error.is_io() => return Outcome::ClientReset,
+        Ok(Err(_)) => return Outcome::BadRequest("not HTTP/2"),
+        Err(_elapsed) => return Outcome::BadRequest("no settings of HTTP/2 in time"),
+    };
+    let mut streams = FuturesUnordered::new();
+    let mut left = false;
+    loop {
+        tokio::select! {
+            biased;
+            () = leaving.cancelled(), if !left => {
+                left = true;
+                connection.graceful_shutdown();
+            }
+            Some(()) = streams.next(), if !streams.is_empty() => {}
+            request = connection.accept() => match request {
+                Some(Ok((request, respond))) => {
+                    streams.push(stream(Arc::clone(&handler), request, respond));
+                }
+                Some(Err(error)) if error.is_io() => return Outcome::ClientReset,
+                Some(Err(error)) => {
+                    tracing::debug!(%error, "a client's connection ended");
+                    return Outcome::BadRequest("a connection error of HTTP/2");
+                }
+                None => return Outcome::Closed,
+            },
+        }
+    }
+}
+
+/// One request of HTTP/2, to the end of its answer.
+async fn stream(
+    handler: Arc<impl Handler>,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
+    let is_head = request.method() == Method::HEAD;
+    let answer = tokio::select! {
+        biased;
+        _reset = poll_fn(|cx| respond.poll_reset(cx)) => return,
+        answer = handler.handle(request.map(Body::http2)) => answer,
+    };
+    let (parts, mut body) = answer.response.into_parts();
+    if is_head {
+        body = Body::empty();
+    }
+    let head = Response::from_parts(parts, ());
+    let at_end = body.is_end_stream();
+    let send = match respond.send_response(head, at_end) {
+        Ok(send) => send,
+        Err(error) => {
+            tracing::debug!(%error, "an answer was not delivered");
+            return;
+        }
+    };
+    if at_end {
+        return;
+    }
+    let mut pump = Pump::new(body, send);
+    match poll_fn(|cx| pump.poll(cx)).await {
+        Ok(()) => {}
+        Err(Stopped::Source(error)) => tracing::debug!(%error, "an answer broke off"),
+        Err(Stopped::Sink(error)) => tracing::debug!(%error, "an answer was not taken"),
+    }
+}

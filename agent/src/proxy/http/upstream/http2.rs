@@ -1,0 +1,223 @@
+//! One connection of HTTP/2 to a server, shared by the requests of one client.
+
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::client::{Builder, SendRequest};
+use http::Request;
+use http_body::Body as _;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::{Exit, Failed, Sent, Why};
+use crate::proxy::config::HttpConfig;
+use crate::proxy::http::body::Body;
+use crate::proxy::http::io::Io;
+use crate::proxy::http::pump::{Pump, Stopped};
+use crate::proxy::tasks::Tasks;
+use crate::proxy::tunnel::Under;
+
+/// One connection.
+#[derive(Debug)]
+pub(in crate::proxy::http) struct Http2 {
+    sender: SendRequest<Bytes>,
+    /// Its driver runs, and it takes new requests.
+    open: Arc<AtomicBool>,
+    load: AtomicUsize,
+    limit: usize,
+    idle_since: Mutex<Instant>,
+    under: Option<Under>,
+}
+
+/// The place of one request on it.
+#[derive(Debug)]
+pub(super) struct Place(Arc<Http2>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.0.load.fetch_sub(1, Ordering::Relaxed) == 1 {
+            let idle = self.0.idle_since.lock();
+            *idle.unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        }
+    }
+}
+
+/// Tells that the connection takes no more, when its driver ends.
+struct Closes(Arc<AtomicBool>);
+
+impl Drop for Closes {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Http2 {
+    /// On a stream that nothing was said on yet. A task drives it until it has ended.
+    pub(super) async fn open(
+        io: Io,
+        config: &HttpConfig,
+        tasks: &Tasks,
+    ) -> Result<Arc<Self>, h2::Error> {
+        let under = io.under();
+        let mut builder = Builder::new();
+        let _same = builder
+            .initial_window_size(config.stream_window)
+            .initial_connection_window_size(config.connection_window)
+            .max_header_list_size(config.header_list)
+            .enable_push(false);
+        let (sender, connection) = builder.handshake::<_, Bytes>(io).await?;
+        let open = Arc::new(AtomicBool::new(true));
+        let closes = Closes(Arc::clone(&open));
+        tasks.spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "an upstream connection ended");
+            }
+            drop(closes);
+        });
+        Ok(Arc::new(Self {
+            sender,
+            open,
+            load: AtomicUsize::new(0),
+            limit: config.streams_per_connection,
+            idle_since: Mutex::new(Instant::now()),
+            under,
+        }))
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        let current = self.under.as_ref().is_none_or(Under::is_current);
+        current && self.open.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_idle_for(&self, now: Instant, limit: Duration) -> bool {
+        let idle_since = *self
+            .idle_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        self.load.load(Ordering::Relaxed) == 0 && now.duration_since(idle_since) >= limit
+    }
+
+    /// A place for one more request.
+    pub(super) fn place(self: &Arc<Self>) -> Option<Place> {
+        let limit = self.limit.min(self.sender.current_max_send_streams());
+        if !self.is_open() || self.load.load(Ordering::Relaxed) >= limit.max(1) {
+            return None;
+        }
+        Some(self.first_place())
+    }
+
+    /// The place of the one who opened it.
+    pub(super) fn first_place(self: &Arc<Self>) -> Place {
+        let _before = self.load.fetch_add(1, Ordering::Relaxed);
+        Place(Arc::clone(self))
+    }
+}
+
+impl Place {
+    /// Sends the request and waits for the head of its answer.
+    pub(super) async fn send(
+        self,
+        request: Request<Body>,
+        exit: &Exit<'_>,
+    ) -> Result<Sent, Failed> {
+        let mut sender = match self.0.sender.clone().ready().await {
+            Ok(sender) => sender,
+            Err(error) => {
+                // It is closing: nobody is to find it again.
+                self.0.open.store(false, Ordering::Relaxed);
+                return Err(Failed::unsent(Why::Reset(error.into()), request));
+            }
+        };
+        let (parts, body) = request.into_parts();
+        let at_end = body.is_end_stream();
+        let head = Request::from_parts(parts, ());
+        let (answer, send) = match sender.send_request(head, at_end) {
+            Ok(sent) => sent,
+            Err(error) => return Err(Failed::of(error)),
+        };
+        drop(sender);
+        let mut upload = (!at_end).then(|| Pump::new(body, send));
+        let mut answer = pin!(answer);
+        let answered = poll_fn(|cx| {
+            if let Some(pump) = &mut upload
+                && let Poll::Ready(ended) = pump.poll(cx)
+            {
+                upload = None;
+                if let Err(Stopped::Source(_)) = ended {
+                    return Poll::Ready(Err(Why::Client));
+                }
+            }
+            answer
+                .as_mut()
+                .poll(cx)
+                .map_err(|error| Why::Reset(error.into()))
+        });
+        let response = match answered.await {
+            Ok(response) => response,
+            Err(why) => return Err(Failed { why, request: None }),
+        };
+        let upload = upload.map(|pump| detach(pump, exit));
+        let response = response.map(|receive| {
+            Body::answer2(Answer2 {
+                receive,
+                _upload: upload,
+                _place: self,
+            })
+        });
+        let upgrade = None;
+        Ok(Sent { response, upgrade })
+    }
+}
+
+impl Failed {
+    fn of(error: h2::Error) -> Self {
+        Self {
+            why: Why::Reset(error.into()),
+            request: None,
+        }
+    }
+}
+
+/// The answer has begun before the request's body has ended: both go on, whichever is
+/// waited for.
+fn detach(mut pump: Pump, exit: &Exit<'_>) -> oneshot::Sender<Infallible> {
+    let (guard, mut dropped) = oneshot::channel();
+    exit.tasks.spawn(async move {
+        tokio::select! {
+            biased;
+            _dropped = &mut dropped => {}
+            ended = poll_fn(|cx| pump.poll(cx)) => {
+                if let Err(stopped) = ended {
+                    tracing::debug!(?stopped, "an upload ended");
+                }
+            }
+        }
+    });
+    guard
+}
+
+/// The body of an answer.
+#[derive(Debug)]
+pub(in crate::proxy::http) struct Answer2 {
+    receive: RecvStream,
+    /// Its drop ends what is left of the request.
+    _upload: Option<oneshot::Sender<Infallible>>,
+    _place: Place,
+}
+
+impl Answer2 {
+    pub(in crate::proxy::http) fn receive(&mut self) -> &mut RecvStream {
+        &mut self.receive
+    }
+
+    pub(in crate::proxy::http) fn is_end_stream(&self) -> bool {
+        self.receive.is_end_stream()
+    }
+}

@@ -1,0 +1,280 @@
+//! Connections to servers, kept between requests.
+//!
+//! ```text
+//!              take()                       the answer has ended
+//!   idle ────────────────► one request ──────────────────────────► idle     HTTP/1.1
+//!   shared by the requests of one pod, as many as the server takes          HTTP/2
+//! ```
+//! Invariant: a connection belongs to one pod of this node, or to one connection of a client
+//! of another node. No request of anybody else is sent on it.
+
+mod http1;
+mod http2;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use http::{Request, Response};
+use tokio::time::Instant;
+
+pub(super) use self::http1::{Answer1, Http1};
+pub(super) use self::http2::{Answer2, Http2};
+use super::body::{Body, BodyError};
+use super::io::Io;
+use crate::proxy::config::Config;
+use crate::proxy::outcome::Outcome;
+use crate::proxy::tasks::Tasks;
+
+/// Which HTTP is spoken with a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::proxy) enum Version {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+}
+
+/// The connections of one client.
+#[derive(Debug)]
+pub(in crate::proxy) struct Upstreams {
+    config: Arc<Config>,
+    servers: Mutex<HashMap<SocketAddr, Server>>,
+}
+
+/// The connections to one address.
+#[derive(Debug, Default)]
+struct Server {
+    /// The latest last: the first to be used again, so that those not needed grow old.
+    idle: Vec<Box<Http1>>,
+    shared: Vec<Arc<Http2>>,
+    /// Held by whoever opens a connection of HTTP/2 that others may share.
+    opening: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// An answer, or an upgrade of the connection.
+#[derive(Debug)]
+pub(super) struct Sent {
+    pub(super) response: Response<Body>,
+    /// The connection itself, with what was read of it beyond the answer: the server has
+    /// agreed to speak something else on it.
+    pub(super) upgrade: Option<(Io, bytes::Bytes)>,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) struct Failed {
+    pub(super) why: Why,
+    /// The request, where nothing of it was sent.
+    pub(super) request: Option<Box<Request<Body>>>,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) enum Why {
+    /// The server was not reached.
+    Connect(Outcome),
+    /// The connection ended before the head of an answer.
+    Closed {
+        /// Not one byte of an answer had come.
+        silent: bool,
+    },
+    /// What came is no answer, or the stream was reset.
+    Reset(BodyError),
+    /// The client's own body broke off.
+    Client,
+}
+
+impl Upstreams {
+    pub(in crate::proxy) fn new(config: Arc<Config>) -> Arc<Self> {
+        Arc::new(Self {
+            config,
+            servers: Mutex::default(),
+        })
+    }
+
+    /// An idle connection of HTTP/1.1, as far as it is known.
+    fn take(&self, address: SocketAddr) -> Option<Box<Http1>> {
+        let mut servers = self.servers();
+        let idle = &mut servers.get_mut(&address)?.idle;
+        let now = Instant::now();
+        while let Some(mut connection) = idle.pop() {
+            if connection.is_usable(now, self.config.http.upstream_idle) {
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection for the next request.
+    fn put_back(&self, connection: Box<Http1>) {
+        let mut servers = self.servers();
+        let server = servers.entry(connection.address()).or_default();
+        if server.idle.len() < self.config.http.idle_per_server {
+            server.idle.push(connection);
+        }
+    }
+
+    /// A connection of HTTP/2 that takes one more request.
+    fn share(&self, address: SocketAddr) -> Option<http2::Place> {
+        let servers = self.servers();
+        let shared = &servers.get(&address)?.shared;
+        shared.iter().find_map(|connection| connection.place())
+    }
+
+    fn keep_shared(&self, address: SocketAddr, connection: &Arc<Http2>) {
+        let mut servers = self.servers();
+        let shared = &mut servers.entry(address).or_default().shared;
+        shared.retain(|connection| connection.is_open());
+        shared.push(Arc::clone(connection));
+    }
+
+    fn opening(&self, address: SocketAddr) -> Arc<tokio::sync::Mutex<()>> {
+        Arc::clone(&self.servers().entry(address).or_default().opening)
+    }
+
+    /// Drops what was not used for long, or was closed by its server.
+    pub(in crate::proxy) fn sweep(&self) {
+        let now = Instant::now();
+        let limit = self.config.http.upstream_idle;
+        let mut servers = self.servers();
+        servers.retain(|_address, server| {
+            server.idle.retain_mut(|it| it.is_usable(now, limit));
+            server
+                .shared
+                .retain(|it| it.is_open() && !it.is_idle_for(now, limit));
+            let opening = Arc::strong_count(&server.opening) > 1;
+            opening || !server.idle.is_empty() || !server.shared.is_empty()
+        });
+    }
+
+    /// Closes all that are idle; the others after their last request.
+    pub(in crate::proxy) fn close(&self) {
+        self.servers().clear();
+    }
+
+    fn servers(&self) -> MutexGuard<'_, HashMap<SocketAddr, Server>> {
+        // A panic under this lock would have ended the process.
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How a connection to the server of a request is opened.
+pub(super) trait Dial: Sync {
+    /// Opens one.
+    fn dial(&self) -> impl Future<Output = Result<Io, Outcome>> + Send;
+}
+
+/// Where one request is sent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Exit<'a> {
+    pub(super) upstreams: &'a Arc<Upstreams>,
+    pub(super) tasks: &'a Tasks,
+    pub(super) address: SocketAddr,
+    pub(super) version: Version,
+}
+
+impl Exit<'_> {
+    /// Sends the request and waits for the head of its answer; `dial` opens a connection
+    /// where none can be used. Where a kept connection turns out to be closed, the request
+    /// goes once more, on a new one: if nothing of it was sent, or doing it twice is the
+    /// same as doing it once. Cancel safe: the request ends with this.
+    pub(super) async fn send(
+        &self,
+        request: Request<Body>,
+        dial: &impl Dial,
+    ) -> Result<Sent, Failed> {
+        match self.version {
+            Version::Http1 => self.send1(request, dial).await,
+            Version::Http2 => self.send2(request, dial).await,
+        }
+    }
+
+    async fn send1(&self, mut request: Request<Body>, dial: &impl Dial) -> Result<Sent, Failed> {
+        if let Some(kept) = self.upstreams.take(self.address) {
+            let again = repeatable(&request);
+            match kept.send(request, self).await {
+                Err(Failed {
+                    why: Why::Closed { silent },
+                    request: unsent,
+                }) => match (unsent, again) {
+                    (Some(unsent), _) => request = *unsent,
+                    (None, Some(again)) if silent => request = again,
+                    (None, _) => {
+                        let (why, request) = (Why::Closed { silent }, None);
+                        return Err(Failed { why, request });
+                    }
+                },
+                done => return done,
+            }
+        }
+        let io = match dial.dial().await {
+            Ok(io) => io,
+            Err(outcome) => return Err(Failed::unsent(Why::Connect(outcome), request)),
+        };
+        match Http1::open(self.address, io).await {
+            Ok(connection) => connection.send(request, self).await,
+            Err(error) => Err(Failed::unsent(Why::Reset(error.into()), request)),
+        }
+    }
+
+    async fn send2(&self, mut request: Request<Body>, dial: &impl Dial) -> Result<Sent, Failed> {
+        let mut kept = self.upstreams.share(self.address);
+        loop {
+            let (place, is_new) = match kept.take() {
+                Some(place) => (place, false),
+                None => match self.open2(dial).await {
+                    Ok(opened) => opened,
+                    Err(why) => return Err(Failed::unsent(why, request)),
+                },
+            };
+            match place.send(request, self).await {
+                Err(Failed {
+                    why: Why::Reset(_),
+                    request: Some(unsent),
+                }) if !is_new => request = *unsent,
+                done => return done,
+            }
+        }
+    }
+
+    /// A place on a new connection, or on one that somebody else has opened meanwhile.
+    async fn open2(&self, dial: &impl Dial) -> Result<(http2::Place, bool), Why> {
+        let opening = self.upstreams.opening(self.address);
+        let _turn = opening.lock().await;
+        if let Some(place) = self.upstreams.share(self.address) {
+            return Ok((place, false));
+        }
+        let io = dial.dial().await.map_err(Why::Connect)?;
+        let config = &self.upstreams.config.http;
+        let connection = Http2::open(io, config, self.tasks).await;
+        let connection = connection.map_err(|error| Why::Reset(error.into()))?;
+        self.upstreams.keep_shared(self.address, &connection);
+        let place = connection.first_place();
+        Ok((place, true))
+    }
+}
+
+impl Failed {
+    pub(super) fn unsent(why: Why, request: Request<Body>) -> Self {
+        Self {
+            why,
+            request: Some(Box::new(request)),
+        }
+    }
+}
+
+/// The request once more, where doing it twice is the same as doing it once.
+fn repeatable(request: &Request<Body>) -> Option<Request<Body>> {
+    use http_body::Body as _;
+    if !request.method().is_idempotent() || !request.body().is_end_stream() {
+        return None;
+    }
+    let mut copy = Request::new(Body::empty());
+    copy.method_mut().clone_from(request.method());
+    copy.uri_mut().clone_from(request.uri());
+    *copy.version_mut() = request.version();
+    copy.headers_mut().clone_from(request.headers());
+    copy.extensions_mut().clone_from(request.extensions());
+    Some(copy)
+}
