@@ -10,32 +10,31 @@
 //! once, and again only where it changed or where a look at all objects, every few
 //! minutes, finds that somebody else has written there.
 //!
-//! Routes of the Gateway API get no condition: an implementation writes only of parents
-//! that it serves, and the mesh does not serve routes.
+//! Of a route it is said for each parent that is a Service. What others say of their
+//! parents stays.
 
 mod candidates;
+mod routes;
 #[cfg(test)]
 mod tests;
 mod verdict;
+mod word;
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use ::kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams};
+use ::kube::Client;
+use ::kube::api::{Api, DynamicObject, ListParams};
 use ::kube::core::ApiResource;
-use ::kube::{Client, CustomResourceExt as _};
 use jiff::Timestamp;
-use serde::Deserialize as _;
-use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, sleep_until};
 
 use super::failure::{ApiFailure, within};
 use super::lease::{Leader, LeaseConfig, elect};
-use crate::cluster::api::{self, PolicyStatus};
 use crate::model::{NamespacedName, NodeName};
 use crate::state::{ObjectKey, ObjectKind, ROOT_NAMESPACE, Snapshot};
-use verdict::Verdict;
+use word::{Word, resources, words};
 
 /// The Lease of who writes.
 const LEASE: &str = "fairlead-status";
@@ -123,7 +122,7 @@ async fn serve(
 struct Writer {
     client: Client,
     /// What stands in the API server, as far as it was written or read by this writer.
-    said: HashMap<ObjectKey, Verdict>,
+    said: HashMap<ObjectKey, Word>,
     /// When all objects were last looked at.
     listed: Option<Instant>,
     pace: Interval,
@@ -174,7 +173,7 @@ impl Writer {
                 self.failures += 1;
                 if self.failures.is_power_of_two() {
                     let attempts = self.failures;
-                    tracing::warn!(%error, attempts, "can't write the status of policies");
+                    tracing::warn!(%error, attempts, "can't write the status of objects");
                 }
                 FIRST_WAIT
                     .saturating_mul(1 << self.failures.min(16))
@@ -188,30 +187,30 @@ impl Writer {
         if snapshot.revision == 0 {
             return Ok(All::Later);
         }
-        let verdicts = verdict::verdicts(snapshot);
+        let words = words(snapshot);
         let now = Instant::now();
         if self.listed.is_none_or(|listed| now - listed >= REFRESH / 2) {
-            self.said = self.list(&verdicts).await?;
+            self.said = self.list(&words).await?;
             self.listed = Some(now);
         }
-        self.said.retain(|key, _| verdicts.contains_key(key));
+        self.said.retain(|key, _| words.contains_key(key));
         let mut all = All::Said;
-        for (key, verdict) in verdicts {
-            if self.said.get(&key) == Some(&verdict) {
+        for (key, word) in words {
+            if self.said.get(&key) == Some(&word) {
                 continue;
             }
             if !leader.is_leader() {
                 return Ok(All::Later);
             }
             self.pace.tick().await;
-            match self.write(&key, &verdict).await {
-                Ok(()) => drop(self.said.insert(key, verdict)),
+            match self.write(&key, &word).await {
+                Ok(()) => drop(self.said.insert(key, word)),
                 // It is gone or has another spec: the state will say so.
                 Err(Unsaid::Outdated | Unsaid::Failed(ApiFailure::NotFound { .. })) => {}
                 Err(Unsaid::Failed(ApiFailure::Conflict { .. })) => all = All::Later,
                 Err(Unsaid::Failed(error @ ApiFailure::Refused { .. })) => {
-                    tracing::warn!(object = %key, %error, "can't write the status of a policy");
-                    self.said.insert(key, verdict);
+                    tracing::warn!(object = %key, %error, "can't write the status of an object");
+                    self.said.insert(key, word);
                 }
                 Err(Unsaid::Failed(error)) => return Err(error),
             }
@@ -219,69 +218,73 @@ impl Writer {
         Ok(all)
     }
 
-    /// Which verdicts stand in the API server already.
+    /// Which words stand in the API server already.
     async fn list(
         &self,
-        verdicts: &BTreeMap<ObjectKey, Verdict>,
-    ) -> Result<HashMap<ObjectKey, Verdict>, ApiFailure> {
+        words: &BTreeMap<ObjectKey, Word>,
+    ) -> Result<HashMap<ObjectKey, Word>, ApiFailure> {
         let mut said = HashMap::new();
         for kind in KINDS {
-            let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &resource(kind));
-            let mut params = ListParams::default().limit(PAGE);
-            loop {
-                let page = match within(REQUEST_TIMEOUT, api.list(&params)).await {
-                    // Its definition is not installed.
-                    Err(ApiFailure::NotFound { .. }) => break,
-                    page => page?,
-                };
-                let found = page.items.iter().filter_map(|object| {
-                    let key = key(kind, object);
-                    let verdict = verdicts.get(&key)?;
-                    let is_said = verdict.is_said_by(&status(object));
-                    is_said.then(|| (key, verdict.clone()))
-                });
-                said.extend(found);
-                match page.metadata.continue_.filter(|token| !token.is_empty()) {
-                    Some(token) => params = params.continue_token(&token),
-                    None => break,
+            for resource in resources(kind) {
+                match self.list_in(&resource).await {
+                    // Its definition is not installed, or not in this version.
+                    Err(ApiFailure::NotFound { .. }) => {}
+                    objects => {
+                        let objects = objects?;
+                        let found = objects.iter().filter_map(|object| {
+                            let key = key(kind, object);
+                            let word = words.get(&key)?;
+                            word.is_said_by(object).then(|| (key, word.clone()))
+                        });
+                        said.extend(found);
+                        break;
+                    }
                 }
             }
         }
         Ok(said)
     }
 
-    async fn write(&self, key: &ObjectKey, verdict: &Verdict) -> Result<(), Unsaid> {
-        let resource = resource(key.kind);
-        let (namespace, name) = (&key.name.namespace, &key.name.name);
-        let api: Api<DynamicObject> =
-            Api::namespaced_with(self.client.clone(), namespace, &resource);
-        // The whole object, too; but it takes no more rights than to write it does.
-        let object = within(REQUEST_TIMEOUT, api.get_status(name)).await?;
-        if object.metadata.generation != Some(verdict.generation) {
-            return Err(Unsaid::Outdated);
+    /// All objects of a kind in a version.
+    async fn list_in(&self, resource: &ApiResource) -> Result<Vec<DynamicObject>, ApiFailure> {
+        let api: Api<DynamicObject> = Api::all_with(self.client.clone(), resource);
+        let mut params = ListParams::default().limit(PAGE);
+        let mut objects = Vec::new();
+        loop {
+            let page = within(REQUEST_TIMEOUT, api.list(&params)).await?;
+            objects.extend(page.items);
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => params = params.continue_token(&token),
+                None => return Ok(objects),
+            }
         }
-        let current = status(&object);
-        if verdict.is_said_by(&current) {
+    }
+
+    async fn write(&self, key: &ObjectKey, word: &Word) -> Result<(), Unsaid> {
+        let (namespace, name) = (&key.name.namespace, &key.name.name);
+        let mut missing = None;
+        for resource in resources(key.kind) {
+            let api: Api<DynamicObject> =
+                Api::namespaced_with(self.client.clone(), namespace, &resource);
+            // The whole object, too; but it takes no more rights than to write it does.
+            let object = match within(REQUEST_TIMEOUT, api.get_status(name)).await {
+                Err(failure @ ApiFailure::NotFound { .. }) => {
+                    missing = Some(failure);
+                    continue;
+                }
+                object => object?,
+            };
+            if object.metadata.generation != Some(word.generation()) {
+                return Err(Unsaid::Outdated);
+            }
+            if !word.is_said_by(&object) {
+                let (params, patch) = word.patch((&resource, &object), now());
+                let written = api.patch_status(name, &params, &patch);
+                let _object = within(REQUEST_TIMEOUT, written).await?;
+            }
             return Ok(());
         }
-        // By uid and version, so that a writer that leads no more and does not know it
-        // changes nothing.
-        let body = json!({
-            "apiVersion": resource.api_version,
-            "kind": resource.kind,
-            "metadata": {
-                "namespace": namespace,
-                "name": name,
-                "uid": object.metadata.uid,
-                "resourceVersion": object.metadata.resource_version,
-            },
-            "status": verdict.status(&current, now()),
-        });
-        let params = PatchParams::apply(FIELD_MANAGER).force();
-        let body = Patch::Apply(&body);
-        let written = api.patch_status(name, &params, &body);
-        let _object = within(REQUEST_TIMEOUT, written).await?;
-        Ok(())
+        Err(missing.map_or(Unsaid::Outdated, Unsaid::Failed))
     }
 }
 
@@ -306,27 +309,20 @@ impl From<ApiFailure> for Unsaid {
 }
 
 /// The kinds that have a status.
-const KINDS: [ObjectKind; 2] = [ObjectKind::AuthorizationPolicy, ObjectKind::MeshPolicy];
-
-fn resource(kind: ObjectKind) -> ApiResource {
-    match kind {
-        ObjectKind::MeshPolicy => api::MeshPolicy::api_resource(),
-        _ => api::AuthorizationPolicy::api_resource(),
-    }
-}
+const KINDS: [ObjectKind; 6] = [
+    ObjectKind::AuthorizationPolicy,
+    ObjectKind::MeshPolicy,
+    ObjectKind::GrpcRoute,
+    ObjectKind::HttpRoute,
+    ObjectKind::TlsRoute,
+    ObjectKind::TcpRoute,
+];
 
 fn key(kind: ObjectKind, object: &DynamicObject) -> ObjectKey {
     let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
     let name = object.metadata.name.as_deref().unwrap_or_default();
     let name = NamespacedName::new(namespace, name);
     ObjectKey { kind, name }
-}
-
-/// What an object's status says; nothing where that is not of the form that we write.
-fn status(object: &DynamicObject) -> PolicyStatus {
-    let status = object.data.get("status");
-    let status = status.and_then(|status| PolicyStatus::deserialize(status).ok());
-    status.unwrap_or_default()
 }
 
 /// In whole seconds, as times of Kubernetes are.

@@ -195,7 +195,7 @@ fn statements(
     std::iter::once(accepted).chain(resolved).collect()
 }
 
-fn list(texts: &[String]) -> String {
+pub(super) fn list(texts: &[String]) -> String {
     let told = texts.len().min(TOLD);
     let text = texts[..told].join("\n");
     match texts.len() - told {

@@ -1,5 +1,7 @@
 //! Which verdicts there are, and that each is written once.
 
+mod routes;
+
 use std::time::Duration;
 
 use http::Method;
