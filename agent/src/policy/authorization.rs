@@ -216,6 +216,17 @@ impl Authorization {
         permits && !refuses && self.watched.iter().all(same)
     }
 
+    /// A request that is denied would be permitted if it had the right token.
+    pub(super) fn lacks_token(&self, subject: &Subject<'_>) -> bool {
+        let any = |policies: &[Arc<Compiled>]| {
+            policies.iter().any(|policy| {
+                let view = View::with_any_token(policy.source.action);
+                policy.first_match_in(subject, view).is_some()
+            })
+        };
+        self.invalid.is_empty() && !any(&self.deny) && (self.allow.is_empty() || any(&self.allow))
+    }
+
     /// Whom else to ask about a request that is permitted here, and the rule that says so.
     pub(super) fn external(
         &self,

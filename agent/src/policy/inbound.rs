@@ -86,6 +86,14 @@ impl InboundPolicy {
         self.decide(request, Some(http))
     }
 
+    /// A request that [`Self::authorize_request`] denies has no token, and would be
+    /// permitted with the right one.
+    pub fn lacks_token(&self, request: &Request<'_>, http: &HttpRequest<'_>) -> bool {
+        let subject = Subject::new(request, Some(http));
+        let possible = http.claims.is_none() && !self.jwt.is_empty();
+        possible && self.refuses(request).is_none() && self.authorization.lacks_token(&subject)
+    }
+
     /// Whom else to ask about a request that [`Self::authorize_request`] permits, and the
     /// rule that says so.
     pub fn external(

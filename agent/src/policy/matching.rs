@@ -42,6 +42,8 @@ pub(super) struct View {
     doubt: Doubt,
     /// Of fields about a request, where there is none.
     no_request: Doubt,
+    /// Of fields about a token, where there is none and one that fits were shown.
+    token_to_come: Option<Doubt>,
 }
 
 impl View {
@@ -54,6 +56,16 @@ impl View {
         Self {
             doubt,
             no_request: doubt,
+            token_to_come: None,
+        }
+    }
+
+    /// Of a request without a token, as if it had one with which it is permitted.
+    pub(super) fn with_any_token(action: Action) -> Self {
+        let view = Self::of(action);
+        Self {
+            token_to_come: Some(view.doubt.inverse()),
+            ..view
         }
     }
 
@@ -180,7 +192,7 @@ impl<'a> Subject<'a> {
         let principal = self.peer;
         let namespace = self.peer.map(|peer| &*peer.namespace);
         let ip = |block: &IpNet| block.contains(&self.ip);
-        let identity = Presence::new(view.doubt, Why::NoIdentity);
+        let identity = Presence::of_identity(view);
         let is_principal = |pattern: &StringMatch, id: &SpiffeId| is_principal(pattern, id);
         let is_namespace = |pattern: &StringMatch, name: &str| pattern.matches(name);
         identity
@@ -212,7 +224,7 @@ impl<'a> Subject<'a> {
             Err(mismatch) => return Some(mismatch),
         };
         let principal = http.claims.and_then(|claims| claims.principal());
-        let token = Presence::new(view.doubt, Why::NoToken);
+        let token = Presence::of_token(view);
         let is = |pattern: &StringMatch, text: &str| pattern.matches(text);
         let (list, none_of) = (&from.request_principals, &from.not_request_principals);
         token
@@ -269,7 +281,7 @@ impl<'a> Subject<'a> {
         match &condition.test {
             Test::Header { name, values } => header_mismatch(http, name, values, view.doubt),
             Test::Claim { path, values } => {
-                let token = Presence::new(view.doubt, Why::NoToken);
+                let token = Presence::of_token(view);
                 let is = |pattern: &StringMatch, claims: &super::jwt::Claims| {
                     claims.any(path, |text| pattern.matches(text))
                 };
@@ -307,11 +319,25 @@ impl<'a> Subject<'a> {
 struct Presence {
     doubt: Doubt,
     absent: Why,
+    /// What is not there is taken to be there, and to match or not.
+    assumed: Option<Doubt>,
 }
 
 impl Presence {
-    fn new(doubt: Doubt, absent: Why) -> Self {
-        Self { doubt, absent }
+    fn of_identity(view: View) -> Self {
+        Self {
+            doubt: view.doubt,
+            absent: Why::NoIdentity,
+            assumed: None,
+        }
+    }
+
+    fn of_token(view: View) -> Self {
+        Self {
+            doubt: view.doubt,
+            absent: Why::NoToken,
+            assumed: view.token_to_come,
+        }
     }
 
     fn listed<T: ?Sized>(
@@ -324,6 +350,7 @@ impl Presence {
         match value {
             _ if list.is_empty() => None,
             Some(value) => listed(field, list, |pattern| is(pattern, value)),
+            None if self.assumed == Some(Doubt::Matches) => None,
             None => Some(self.mismatch(field)),
         }
     }
@@ -335,7 +362,7 @@ impl Presence {
         value: Option<&T>,
         is: impl Fn(&StringMatch, &T) -> bool,
     ) -> Option<Mismatch> {
-        match (value, self.doubt) {
+        match (value, self.assumed.unwrap_or(self.doubt)) {
             _ if list.is_empty() => None,
             (Some(value), _) => excluded(field, list, |pattern| is(pattern, value)),
             (None, Doubt::Matches) => None,

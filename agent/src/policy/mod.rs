@@ -36,6 +36,8 @@ pub use http::{
     Routes,
 };
 pub use inbound::InboundPolicy;
+#[cfg(test)]
+pub(crate) use jwt::fixtures as jwt_fixtures;
 pub use jwt::{Claims, JwtError, KeySet, NotAKeySet, Token};
 pub use protocol::AppProtocol;
 pub use request::HttpRequest;

@@ -83,6 +83,22 @@ impl Table {
         }
     }
 
+    /// Where a connection to a port of a Service goes, for a client at `ip`. `random`
+    /// chooses among the endpoints that are ready.
+    pub fn route_to(&self, service: &NamespacedName, port: u16, ip: IpAddr, random: u64) -> Route {
+        let unavailable = |reason| Route::Unavailable {
+            reason,
+            service: Some(service.clone()),
+        };
+        let Some(service) = self.snapshot().services.get(service) else {
+            return unavailable(UnavailableReason::NoEndpoints);
+        };
+        match service_port(service, port) {
+            Some(port) => self.route_service((service, port), ip, random),
+            None => unavailable(UnavailableReason::UnknownPort),
+        }
+    }
+
     /// The Service that is reached at an external address or a node port, and its port. The
     /// error: those that contest it.
     pub(super) fn exposed(
