@@ -17,6 +17,14 @@ use crate::workspace;
 const TABLE: &[(&str, &str)] = &[
     ("istio_ca.proto", "agent/src/identity/generated"),
     ("admin.proto", "agent/src/admin/generated"),
+    (
+        "envoy_auth.proto",
+        "agent/src/proxy/http/external/generated",
+    ),
+    (
+        "envoy_ratelimit.proto",
+        "agent/src/proxy/http/external/generated",
+    ),
 ];
 
 /// Where the definitions of our kinds are.

@@ -15,6 +15,7 @@
 
 mod accept;
 mod account;
+mod caller;
 mod clusters;
 mod config;
 mod dial;
@@ -118,6 +119,7 @@ impl Proxy {
             identities,
             flows,
             pool,
+            keys: http::Keys::new(tasks.clone()),
             tasks,
             workers,
             counters: Counters::default(),

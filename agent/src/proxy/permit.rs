@@ -10,6 +10,7 @@ use super::outcome::Outcome;
 use super::pod::LocalPod;
 use crate::model::SpiffeId;
 use crate::policy::{Admission, Decision, HttpRequest, InboundPolicy, Permission, Request};
+use crate::state::ExternalProvider;
 
 /// What the connections of one local pod need to know, published whenever it changes.
 #[derive(Clone, Debug)]
@@ -58,6 +59,20 @@ impl Subject {
     pub(super) fn ask_request(&self, policy: &InboundPolicy, http: &HttpRequest<'_>) -> Decision {
         self.as_probe(policy)
             .unwrap_or_else(|| policy.authorize_request(&self.request(), http))
+    }
+
+    /// One request that is denied would be permitted with a token.
+    pub(super) fn lacks_token(&self, policy: &InboundPolicy, http: &HttpRequest<'_>) -> bool {
+        policy.lacks_token(&self.request(), http)
+    }
+
+    /// Whom else to ask about one request that is permitted, and the rule that says so.
+    pub(super) fn ask_whom(
+        &self,
+        policy: &InboundPolicy,
+        http: &HttpRequest<'_>,
+    ) -> Vec<(Arc<ExternalProvider>, Arc<str>)> {
+        policy.external(&self.request(), http)
     }
 
     /// Of a pod that is not in the table nothing is known, and nothing is permitted.

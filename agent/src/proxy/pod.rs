@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::account::Account;
 use super::config::Config;
-use super::http::Upstreams;
+use super::http::{Channels, Upstreams};
 use super::network::{PodKey, PodNetwork};
 use super::permit::PodState;
 use super::tunnel::Arrivals;
@@ -38,6 +38,8 @@ pub(super) struct LocalPod {
     pub(super) unknown_peers: Semaphore,
     /// Its connections to servers of HTTP.
     pub(super) upstreams: Arc<Upstreams>,
+    /// Its connections to those who decide on its requests.
+    pub(super) channels: Channels,
     /// How its tunnels introduce it.
     pub(super) baggage: Option<HeaderValue>,
     own_ports: Vec<u16>,
@@ -62,6 +64,7 @@ impl LocalPod {
             arrivals: Arc::new(Arrivals::new(&config.tunnel)),
             unknown_peers: Semaphore::new(config.tunnel.unknown_peers_waiting),
             upstreams: Upstreams::new(Arc::clone(config)),
+            channels: Channels::default(),
             baggage: None,
             own_ports,
         }

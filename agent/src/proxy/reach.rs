@@ -100,11 +100,16 @@ impl Dialler {
     pub(super) fn subject(&self, address: SocketAddr) -> Subject {
         Subject {
             peer: Some(self.client.pod.identity.clone()),
-            client_ip: self.client.client_address(self.peer, address.ip()).ip(),
+            client_ip: self.shown(address).ip(),
             port: address.port(),
             encrypted: true,
             probe: false,
         }
+    }
+
+    /// The client as the server at `address` is to see it.
+    pub(super) fn shown(&self, address: SocketAddr) -> SocketAddr {
+        self.client.client_address(self.peer, address.ip())
     }
 
     /// Dials `address`. Cancel safe.
@@ -121,7 +126,7 @@ impl Dialler {
             peer,
         } = self;
         let config = &shared.config;
-        let shown = ClientAddr(client.client_address(*peer, address.ip()));
+        let shown = ClientAddr(self.shown(address));
         let source_ip = client.source_ip(peer.ip(), address.ip());
         match way {
             Way::Local(server) => {

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use super::clusters::Clusters;
 use super::config::Config;
+use super::http::Keys;
 use super::pod::LocalPod;
 use super::record::{ConnectionId, Record};
 use super::tasks::Tasks;
@@ -27,6 +28,8 @@ pub(super) struct Shared {
     pub(super) flows: FlowSender,
     pub(super) pool: Pool,
     pub(super) clusters: Clusters,
+    /// Of those who issue tokens to end users.
+    pub(super) keys: Keys,
     pub(super) tasks: Tasks,
     pub(super) workers: Workers,
     pub(super) counters: Counters,

@@ -45,7 +45,7 @@ impl Tasks {
         self.spawn_alone(task);
     }
 
-    fn spawn_alone(&self, task: impl Future<Output = ()> + Send + 'static) {
+    pub(super) fn spawn_alone(&self, task: impl Future<Output = ()> + Send + 'static) {
         // Boxed: each of the futures around it would hold it twice, as argument and as state.
         let task = self.stop.clone().run_until_cancelled_owned(Box::pin(task));
         let _handle = self.tracker.spawn(async move {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use h2::RecvStream;
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -56,6 +56,25 @@ enum Kind {
     Answer1(Box<Answer1>),
     /// From a server that speaks HTTP/2.
     Answer2(Box<Answer2>),
+    /// Some of it was read before it goes on.
+    Begun(Box<Begun>),
+}
+
+/// A body of which some was read.
+#[derive(Debug)]
+struct Begun {
+    bytes: Bytes,
+    trailers: Option<HeaderMap>,
+    rest: Kind,
+}
+
+/// The beginning of a body.
+#[derive(Debug)]
+pub(super) struct Beginning {
+    /// Its bytes; more than were asked for where they came together.
+    pub(super) bytes: Bytes,
+    /// There are no more, and not more than were asked for.
+    pub(super) whole: bool,
 }
 
 /// Who is told of its bytes and of its end.
@@ -160,6 +179,32 @@ impl Body {
         }
     }
 
+    /// Reads until there are more bytes than `most`, or no more. The body still has them.
+    /// Not cancel safe: a body that was not read to the end of this is of no use.
+    pub(super) async fn begin(&mut self, most: usize) -> Result<Beginning, BodyError> {
+        let mut read = BytesMut::new();
+        let mut trailers = None;
+        while read.len() <= most {
+            let frame = std::future::poll_fn(|cx| self.poll_kind(cx)).await;
+            let Some(frame) = frame.transpose()? else {
+                break;
+            };
+            match frame.into_data() {
+                Ok(data) => read.extend_from_slice(&data),
+                Err(frame) => trailers = frame.into_trailers().ok(),
+            }
+        }
+        let bytes = read.freeze();
+        let rest = std::mem::take(&mut self.kind);
+        let whole = bytes.len() <= most;
+        self.kind = Kind::Begun(Box::new(Begun {
+            bytes: bytes.clone(),
+            trailers,
+            rest,
+        }));
+        Ok(Beginning { bytes, whole })
+    }
+
     fn poll_kind(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut self.kind {
             Kind::Empty => Poll::Ready(None),
@@ -175,6 +220,52 @@ impl Body {
             Kind::Http2(receive) => poll_h2(receive, cx),
             Kind::Answer1(answer) => answer.poll_frame(cx),
             Kind::Answer2(answer) => poll_h2(answer.receive(), cx),
+            Kind::Begun(begun) => {
+                let bytes = std::mem::take(&mut begun.bytes);
+                if !bytes.is_empty() {
+                    return Poll::Ready(Some(Ok(Frame::data(bytes))));
+                }
+                if let Some(trailers) = begun.trailers.take() {
+                    return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+                }
+                self.kind = std::mem::take(&mut begun.rest);
+                self.poll_kind(cx)
+            }
+        }
+    }
+}
+
+impl Kind {
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Full(bytes) => bytes.is_empty(),
+            Self::Http1(incoming) => incoming.is_end_stream(),
+            Self::Http2(receive) => receive.is_end_stream(),
+            Self::Answer1(answer) => answer.is_end_stream(),
+            Self::Answer2(answer) => answer.is_end_stream(),
+            Self::Begun(begun) => {
+                begun.bytes.is_empty() && begun.trailers.is_none() && begun.rest.is_end_stream()
+            }
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Http1(incoming) => incoming.size_hint(),
+            Self::Answer1(answer) => answer.size_hint(),
+            Self::Http2(_) | Self::Answer2(_) => SizeHint::default(),
+            Self::Begun(begun) => {
+                let read = begun.bytes.len() as u64;
+                let mut hint = begun.rest.size_hint();
+                if let Some(upper) = hint.upper() {
+                    hint.set_upper(upper + read);
+                }
+                hint.set_lower(hint.lower() + read);
+                hint
+            }
         }
     }
 }
@@ -235,23 +326,10 @@ impl HttpBody for Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.kind {
-            Kind::Empty => true,
-            Kind::Full(bytes) => bytes.is_empty(),
-            Kind::Http1(incoming) => incoming.is_end_stream(),
-            Kind::Http2(receive) => receive.is_end_stream(),
-            Kind::Answer1(answer) => answer.is_end_stream(),
-            Kind::Answer2(answer) => answer.is_end_stream(),
-        }
+        self.kind.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.kind {
-            Kind::Empty => SizeHint::with_exact(0),
-            Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Kind::Http1(incoming) => incoming.size_hint(),
-            Kind::Answer1(answer) => answer.size_hint(),
-            Kind::Http2(_) | Kind::Answer2(_) => SizeHint::default(),
-        }
+        self.kind.size_hint()
     }
 }

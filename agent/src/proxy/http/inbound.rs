@@ -9,7 +9,7 @@ use http::{Method, Request, Version};
 use tokio::net::TcpStream;
 
 use super::body::Body;
-use super::gate;
+use super::gate::Door;
 use super::headers;
 use super::io::Io;
 use super::reason::Reason;
@@ -92,11 +92,18 @@ impl Inbound {
     async fn forward(
         &self,
         mut parts: Parts,
-        body: Body,
+        mut body: Body,
         exchange: &mut Exchange,
     ) -> Result<upstream::Sent, Reason> {
         use http_body::Body as _;
-        gate::admit(&self.server, &self.subject, &parts, exchange)?;
+        let door = Door {
+            shared: &self.shared,
+            server: &self.server,
+            subject: &self.subject,
+            client: self.client.0,
+            address: self.address,
+        };
+        let admitted = door.admit(&mut parts, &mut body, exchange).await?;
         let version = match parts.version >= Version::HTTP_2 {
             true => upstream::Version::Http2,
             false => upstream::Version::Http1,
@@ -110,7 +117,9 @@ impl Inbound {
         };
         let request = Request::from_parts(parts, body);
         let sent = exit.send(request, self).await;
-        sent.map_err(|failed| unanswered(&failed.why))
+        let mut sent = sent.map_err(|failed| unanswered(&failed.why))?;
+        admitted.apply(sent.response.headers_mut());
+        Ok(sent)
     }
 }
 

@@ -10,10 +10,12 @@
 //! ```
 //! Invariant: what two readers could understand differently is refused, never passed on.
 
+mod authn;
 mod body;
 #[cfg_attr(not(test), expect(dead_code, reason = "the pipeline calls it next"))]
 mod deadline;
 pub(super) mod detect;
+mod external;
 #[cfg_attr(not(test), expect(dead_code, reason = "the pipeline calls it next"))]
 mod filter;
 mod gate;
@@ -41,8 +43,13 @@ mod session;
 mod timed;
 mod upstream;
 
+pub(super) use self::authn::Keys;
 pub(super) use self::detect::Speaks;
+pub(super) use self::external::Channels;
+#[cfg(test)]
+pub(super) use self::external::generated as external_protocol;
 pub(super) use self::inbound::Inbound;
+pub(super) use self::io::Io;
 pub(super) use self::outbound::{Begun, Outbound};
 pub(super) use self::server::{Client, serve};
 pub(super) use self::upstream::Upstreams;

@@ -16,7 +16,7 @@ use http::{Method, Request, Version};
 use tokio::sync::watch;
 
 use super::body::Body;
-use super::gate;
+use super::gate::{Admitted, Door};
 use super::headers;
 use super::io::Io;
 use super::reason::{Reason, ReasonKind};
@@ -119,16 +119,24 @@ impl Outbound {
     async fn forward(
         &self,
         mut parts: Parts,
-        body: Body,
+        mut body: Body,
         exchange: &mut Exchange,
     ) -> Result<upstream::Sent, Reason> {
         use http_body::Body as _;
         let server = self.choose()?;
         exchange.upstream = Some(server.address);
         exchange.ends = self.ends_at(&server);
+        let mut admitted = Admitted::default();
         if let Way::Local(local) = &server.way {
             let subject = self.dialler.subject(server.address);
-            gate::admit(local, &subject, &parts, exchange)?;
+            let door = Door {
+                shared: &self.dialler.shared,
+                server: local,
+                subject: &subject,
+                client: self.dialler.shown(server.address),
+                address: server.address,
+            };
+            admitted = door.admit(&mut parts, &mut body, exchange).await?;
         }
         let version = match parts.version >= Version::HTTP_2 {
             true => upstream::Version::Http2,
@@ -144,7 +152,9 @@ impl Outbound {
         };
         let request = Request::from_parts(parts, body);
         let sent = exit.send(request, &(self, &server)).await;
-        sent.map_err(|failed| unanswered(&failed.why))
+        let mut sent = sent.map_err(|failed| unanswered(&failed.why))?;
+        admitted.apply(sent.response.headers_mut());
+        Ok(sent)
     }
 
     /// The endpoint for one request.

@@ -64,6 +64,18 @@ pub(in crate::proxy) struct Reason {
     pub(in crate::proxy) kind: ReasonKind,
     /// Goes to the client as it is: it names nothing that the client may not know.
     pub(in crate::proxy) detail: Cow<'static, str>,
+    extra: Option<Box<Extra>>,
+}
+
+/// What an answer has besides what its reason says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in crate::proxy) struct Extra {
+    /// Another status than that of the reason; not for gRPC.
+    pub(in crate::proxy) status: Option<StatusCode>,
+    /// More headers.
+    pub(in crate::proxy) headers: HeaderMap,
+    /// Another text than the reason's; not for gRPC.
+    pub(in crate::proxy) body: Option<String>,
 }
 
 /// `google.rpc.Status`.
@@ -161,7 +173,19 @@ impl Reason {
         Self {
             kind,
             detail: detail.into(),
+            extra: None,
         }
+    }
+
+    /// The same, whose answer has more.
+    pub(in crate::proxy) fn with(self, extra: Extra) -> Self {
+        let extra = Some(Box::new(extra));
+        Self { extra, ..self }
+    }
+
+    /// What its answer has besides.
+    pub(in crate::proxy) fn extra(&self) -> Option<&Extra> {
+        self.extra.as_deref()
     }
 
     /// The value of `fairlead-reason`.

@@ -9,7 +9,11 @@ use super::reason::{FAIRLEAD_REASON, Reason};
 /// An answer that says why the request was not passed on, to a client of gRPC in its terms.
 pub(super) fn reply(status: StatusCode, reason: &Reason, grpc: bool) -> Response<Body> {
     let mut response = Response::new(Body::empty());
+    let extra = reason.extra();
     let headers = response.headers_mut();
+    if let Some(extra) = extra {
+        headers.clone_from(&extra.headers);
+    }
     let _before = headers.insert(FAIRLEAD_REASON, reason.header());
     if grpc {
         let grpc_type = HeaderValue::from_static("application/grpc");
@@ -17,9 +21,13 @@ pub(super) fn reply(status: StatusCode, reason: &Reason, grpc: bool) -> Response
         reason.write_grpc(reason.kind.grpc_status(), headers);
         return response;
     }
+    *response.status_mut() = extra.and_then(|extra| extra.status).unwrap_or(status);
+    if let Some(body) = extra.and_then(|extra| extra.body.clone()) {
+        *response.body_mut() = Body::full(body);
+        return response;
+    }
     let text_type = HeaderValue::from_static("text/plain; charset=utf-8");
-    let _before = headers.insert(CONTENT_TYPE, text_type);
-    *response.status_mut() = status;
+    let _before = response.headers_mut().insert(CONTENT_TYPE, text_type);
     *response.body_mut() = Body::full(format!("{reason}\n"));
     response
 }

@@ -1,6 +1,8 @@
 //! HTTP end to end: raw clients and servers at both ends of two nodes.
 
+mod external;
 mod http1;
+mod policy;
 
 use std::net::SocketAddr;
 

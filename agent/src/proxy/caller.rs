@@ -1,0 +1,108 @@
+//! Calls that the proxy makes itself in the name of a pod: to those who decide on its
+//! requests. They take the way that the pod's own would take: from its namespace, with its
+//! identity, through the mesh where the destination is in it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Weak};
+
+use http::{HeaderMap, Method};
+
+use super::http::Io;
+use super::network::PodKey;
+use super::outcome::Outcome;
+use super::permit::Subject;
+use super::pod::LocalPod;
+use super::reach::{Dialler, Way};
+use super::record::ConnectionId;
+use super::shared::Shared;
+use crate::model::NamespacedName;
+use crate::policy::{HttpRequest, Permission, Route};
+
+/// A pod of this node in whose name calls are made. It does not keep the pod.
+#[derive(Clone, Debug)]
+pub(super) struct Caller {
+    shared: Weak<Shared>,
+    pod: Weak<LocalPod>,
+    key: PodKey,
+}
+
+/// Why nobody was reached.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(super) enum CallError {
+    /// The pod, or all of the proxy, is gone.
+    #[error("the pod is gone")]
+    Gone,
+    /// There is no way.
+    #[error("{}", .0.close_reason())]
+    Unreachable(Outcome),
+}
+
+impl Caller {
+    pub(super) fn new(shared: &Arc<Shared>, pod: &Arc<LocalPod>) -> Self {
+        Self {
+            shared: Arc::downgrade(shared),
+            pod: Arc::downgrade(pod),
+            key: pod.key(),
+        }
+    }
+
+    /// Which life of which pod.
+    pub(super) fn key(&self) -> PodKey {
+        self.key.clone()
+    }
+
+    /// There is such a Service.
+    pub(super) fn knows(&self, service: &NamespacedName) -> bool {
+        let shared = self.shared.upgrade();
+        shared.is_some_and(|shared| shared.table().snapshot().services.contains_key(service))
+    }
+
+    /// Dials a port of a Service: one of its endpoints.
+    pub(super) async fn dial(&self, service: &NamespacedName, port: u16) -> Result<Io, CallError> {
+        let shared = self.shared.upgrade().ok_or(CallError::Gone)?;
+        let pod = self.pod.upgrade().ok_or(CallError::Gone)?;
+        let ip = pod.pod.ips.first().copied();
+        let ip = ip.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
+        let route = shared.table().route_to(service, port, ip, rand::random());
+        let (address, to) = match route {
+            Route::Pod { pod, address, .. } => (address, Some(pod)),
+            Route::Passthrough { address, .. } => (address, None),
+            Route::Unavailable { reason, .. } => {
+                return Err(CallError::Unreachable(Outcome::Unavailable(reason)));
+            }
+        };
+        let dialler = Dialler {
+            shared: Arc::clone(&shared),
+            client: pod,
+            peer: SocketAddr::new(ip, 0),
+        };
+        let way = Way::to(&shared, to.as_ref(), address).map_err(CallError::Unreachable)?;
+        if let Way::Local(server) = &way {
+            permitted(server, &dialler.subject(address)).map_err(CallError::Unreachable)?;
+        }
+        let id = ConnectionId::random();
+        let stream = dialler.dial(&way, address, Some(service), id).await;
+        stream.map(Io::new).map_err(CallError::Unreachable)
+    }
+}
+
+/// The policies of a pod of this node take gRPC of this client. Those of other nodes are
+/// asked there.
+fn permitted(server: &LocalPod, subject: &Subject) -> Result<(), Outcome> {
+    let policy = Arc::clone(&server.state.borrow().policy);
+    let http = HttpRequest {
+        method: &Method::POST,
+        path: Some("/"),
+        host: "",
+        headers: &HeaderMap::new(),
+        claims: None,
+    };
+    let decision = subject.ask_request(&policy, &http);
+    match decision.verdict {
+        Permission::Permitted => Ok(()),
+        Permission::Denied(reason) => {
+            let policy = decision.policy;
+            Err(Outcome::Denied { reason, policy })
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! Where requests carry tokens.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use http::header::COOKIE;
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderName, HeaderValue, Uri};
+use percent_encoding::percent_decode_str;
+
+use crate::policy::JwtError;
+use crate::state::{JwtProvider, TokenHeader};
+
+/// More tokens in one request are no honest client's.
+const MOST_TOKENS: usize = 8;
+
+/// A token and where it was.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) text: String,
+    pub(super) place: Place,
+}
+
+/// A place for tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Header(TokenHeader),
+    Param(Arc<str>),
+    Cookie(Arc<str>),
+}
+
+impl Place {
+    /// Tokens of this issuer are looked for here.
+    pub(super) fn is_of(&self, provider: &JwtProvider) -> bool {
+        match self {
+            Self::Header(header) => provider.from_headers.contains(header),
+            Self::Param(name) => provider.from_params.contains(name),
+            Self::Cookie(name) => provider.from_cookies.contains(name),
+        }
+    }
+}
+
+/// All tokens in all places of all issuers, each place once.
+pub(super) fn tokens(
+    parts: &Parts,
+    providers: &[Arc<JwtProvider>],
+) -> Result<Vec<Found>, JwtError> {
+    let mut places: Vec<Place> = Vec::new();
+    for provider in providers {
+        let headers = provider.from_headers.iter().cloned().map(Place::Header);
+        let params = provider.from_params.iter().cloned().map(Place::Param);
+        let cookies = provider.from_cookies.iter().cloned().map(Place::Cookie);
+        for place in headers.chain(params).chain(cookies) {
+            if !places.contains(&place) {
+                places.push(place);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    for place in places {
+        let texts = match &place {
+            Place::Header(header) => in_headers(parts, header)?,
+            Place::Param(name) => in_query(parts, name)?,
+            Place::Cookie(name) => in_cookies(parts, name)?,
+        };
+        found.extend(texts.into_iter().map(|text| Found {
+            text,
+            place: place.clone(),
+        }));
+    }
+    if found.len() > MOST_TOKENS {
+        return Err(JwtError::TooLarge);
+    }
+    Ok(found)
+}
+
+/// What stands behind the prefix. Schemes are of any case (RFC 9110, section 11.1).
+fn behind_prefix<'v>(value: &'v HeaderValue, prefix: &str) -> Option<&'v [u8]> {
+    let (start, rest) = value.as_bytes().split_at_checked(prefix.len())?;
+    start
+        .eq_ignore_ascii_case(prefix.as_bytes())
+        .then_some(rest)
+}
+
+fn in_headers(parts: &Parts, header: &TokenHeader) -> Result<Vec<String>, JwtError> {
+    let values = parts.headers.get_all(&*header.name).iter();
+    let behind = values.filter_map(|value| behind_prefix(value, &header.prefix));
+    behind
+        .map(|token| Ok(utf8(token)?.trim().to_owned()))
+        .collect()
+}
+
+fn in_query(parts: &Parts, name: &str) -> Result<Vec<String>, JwtError> {
+    let pairs = parts.uri.query().unwrap_or_default().split('&');
+    let mut found = Vec::new();
+    for (key, value) in pairs.filter_map(|pair| pair.split_once('=')) {
+        if decoded(key)? == name {
+            found.push(decoded(value)?.into_owned());
+        }
+    }
+    Ok(found)
+}
+
+fn decoded(text: &str) -> Result<Cow<'_, str>, JwtError> {
+    let decoded = percent_decode_str(text).decode_utf8();
+    decoded.map_err(|_| JwtError::Malformed)
+}
+
+fn in_cookies(parts: &Parts, name: &str) -> Result<Vec<String>, JwtError> {
+    let mut found = Vec::new();
+    for value in parts.headers.get_all(COOKIE) {
+        for cookie in utf8(value.as_bytes())?.split(';') {
+            if let Some(token) = cookie_value(cookie, name) {
+                found.push(token.to_owned());
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The value of one cookie, without the quotes that it may have (RFC 6265, section 4.1.1).
+fn cookie_value<'c>(cookie: &'c str, name: &str) -> Option<&'c str> {
+    let (key, value) = cookie.split_once('=')?;
+    let value = value.trim();
+    let bare = value
+        .strip_prefix('"')
+        .and_then(|value| value.strip_suffix('"'));
+    (key.trim() == name).then(|| bare.unwrap_or(value))
+}
+
+fn utf8(bytes: &[u8]) -> Result<&str, JwtError> {
+    std::str::from_utf8(bytes).map_err(|_| JwtError::Malformed)
+}
+
+/// Takes the tokens of one issuer out of a request. What else is in the same places stays.
+pub(super) fn remove(parts: &mut Parts, provider: &JwtProvider) {
+    for header in &provider.from_headers {
+        let Ok(name) = HeaderName::from_bytes(header.name.as_bytes()) else {
+            continue;
+        };
+        let is_other = |value: &HeaderValue| behind_prefix(value, &header.prefix).is_none();
+        keep(parts, &name, |value| is_other(value).then(|| value.clone()));
+    }
+    for name in &provider.from_cookies {
+        let is_other = |cookie: &&str| cookie_value(cookie, name).is_none();
+        keep(parts, &COOKIE, |value| {
+            let text = value.to_str().ok()?;
+            if text.split(';').all(|cookie| is_other(&cookie)) {
+                return Some(value.clone());
+            }
+            let rest: Vec<&str> = text.split(';').filter(is_other).map(str::trim).collect();
+            let rest = rest.join("; ");
+            HeaderValue::try_from(rest)
+                .ok()
+                .filter(|rest| !rest.is_empty())
+        });
+    }
+    for name in &provider.from_params {
+        remove_param(parts, name);
+    }
+}
+
+/// The values of a header as `change` makes them; those that it makes nothing of go.
+fn keep(
+    parts: &mut Parts,
+    name: &HeaderName,
+    change: impl Fn(&HeaderValue) -> Option<HeaderValue>,
+) {
+    if !parts.headers.contains_key(name) {
+        return;
+    }
+    let values: Vec<HeaderValue> = parts
+        .headers
+        .get_all(name)
+        .iter()
+        .filter_map(change)
+        .collect();
+    let _before = parts.headers.remove(name);
+    for value in values {
+        let _more = parts.headers.append(name.clone(), value);
+    }
+}
+
+fn remove_param(parts: &mut Parts, name: &str) {
+    let query = parts.uri.query().unwrap_or_default();
+    let is_other = |pair: &&str| {
+        let key = pair.split_once('=').map(|(key, _)| decoded(key));
+        !key.is_some_and(|key| key.is_ok_and(|key| key == name))
+    };
+    if query.split('&').all(|pair| is_other(&pair)) {
+        return;
+    }
+    let rest: Vec<&str> = query.split('&').filter(is_other).collect();
+    let path = parts.uri.path().to_owned();
+    set_path(
+        parts,
+        &path,
+        Some(&rest.join("&"))
+            .filter(|rest| !rest.is_empty())
+            .map(|x| &**x),
+    );
+}
+
+/// Gives a request another path and query.
+pub(in crate::proxy::http) fn set_path(parts: &mut Parts, path: &str, query: Option<&str>) {
+    let text = match query {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    let mut uri = std::mem::take(&mut parts.uri).into_parts();
+    // Both were parts of one before.
+    if let Ok(path_and_query) = PathAndQuery::try_from(text) {
+        uri.path_and_query = Some(path_and_query);
+    }
+    parts.uri = Uri::from_parts(uri).unwrap_or_default();
+}

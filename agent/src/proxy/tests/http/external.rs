@@ -1,0 +1,294 @@
+//! Services that are asked about requests.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status};
+
+use super::{Heard, ask, everywhere};
+use crate::model::NamespacedName;
+use crate::proxy::http::external_protocol::auth::authorization_server::{
+    Authorization, AuthorizationServer,
+};
+use crate::proxy::http::external_protocol::auth::{
+    CheckRequest, CheckResponse, DeniedHttpResponse, HeaderValue, HeaderValueOption, HttpStatus,
+    OkHttpResponse, RpcStatus,
+};
+use crate::proxy::tests::world::{TestPod, World};
+use crate::state::fixtures::{labels, service};
+use crate::state::{
+    Action, AuthorizationPolicy, ExternalProvider, IncludedBody, Object, PathPattern, PolicyScope,
+    Rule, Selector, Service, ServicePort, StringMatch, TargetPort, To,
+};
+
+/// Decides by the path, and keeps what it was asked.
+#[derive(Clone, Default)]
+struct Judge(Arc<Mutex<Vec<CheckRequest>>>);
+
+fn set(key: &str, value: &str) -> HeaderValueOption {
+    HeaderValueOption {
+        header: Some(HeaderValue {
+            key: key.to_owned(),
+            value: value.to_owned(),
+            raw_value: Vec::new(),
+        }),
+        append: None,
+        append_action: 0,
+    }
+}
+
+#[tonic::async_trait]
+impl Authorization for Judge {
+    async fn check(
+        &self,
+        request: Request<CheckRequest>,
+    ) -> Result<Response<CheckResponse>, Status> {
+        let request = request.into_inner();
+        let attributes = request.attributes.clone().unwrap();
+        let path = attributes.request.unwrap().http.unwrap().path;
+        self.0.lock().unwrap().push(request);
+        let status = |code| {
+            Some(RpcStatus {
+                code,
+                message: String::new(),
+            })
+        };
+        let nothing = CheckResponse {
+            status: status(0),
+            denied_response: None,
+            ok_response: None,
+        };
+        Ok(Response::new(match &*path {
+            "/slow" => std::future::pending().await,
+            "/broken" => return Err(Status::internal("no")),
+            "/silent" => CheckResponse {
+                status: None,
+                ..nothing
+            },
+            "/deny" => CheckResponse {
+                status: status(7),
+                ..nothing
+            },
+            "/teapot" => CheckResponse {
+                status: status(16),
+                denied_response: Some(DeniedHttpResponse {
+                    status: Some(HttpStatus { code: 418 }),
+                    headers: vec![set("x-why", "tea"), set("content-length", "1")],
+                    body: "short and stout".to_owned(),
+                }),
+                ..nothing
+            },
+            "/change" => CheckResponse {
+                ok_response: Some(OkHttpResponse {
+                    headers: vec![set("x-user", "joe"), set("host", "evil")],
+                    headers_to_remove: vec!["x-secret".to_owned(), "host".to_owned()],
+                    response_headers_to_add: vec![set("x-checked", "yes")],
+                }),
+                ..nothing
+            },
+            _ => nothing,
+        }))
+    }
+}
+
+fn custom(provider: ExternalProvider) -> Object {
+    Object::AuthorizationPolicy(AuthorizationPolicy {
+        name: NamespacedName::new("shop", "ask"),
+        scope: PolicyScope::Mesh,
+        action: Action::Custom,
+        dry_run: false,
+        rules: vec![Rule {
+            to: vec![To {
+                not_paths: vec![PathPattern::Text(StringMatch::Exact("/free".to_owned()))],
+                ..To::default()
+            }],
+            ..Rule::default()
+        }],
+        provider: Some(Arc::new(provider)),
+        generation: 0,
+        invalid: None,
+    })
+}
+
+fn provider() -> ExternalProvider {
+    ExternalProvider {
+        service: NamespacedName::new("shop", "judge"),
+        port: 9000,
+        timeout: Duration::from_millis(300),
+        fail_open: false,
+        body: None,
+        headers: Vec::new(),
+    }
+}
+
+/// A policy for the applications, not for the judge.
+fn of_applications(object: Object, name: &str) -> Object {
+    let Object::AuthorizationPolicy(policy) = object else {
+        panic!("{object:?}");
+    };
+    Object::AuthorizationPolicy(AuthorizationPolicy {
+        name: NamespacedName::new("shop", name),
+        scope: PolicyScope::Pods(Selector(labels(&[("app", name)]))),
+        ..policy
+    })
+}
+
+fn apply(world: &mut World, provider: &ExternalProvider) {
+    for name in ["near", "far"] {
+        world.apply(of_applications(custom(provider.clone()), name));
+    }
+    world.publish();
+}
+
+/// A judge on the second node, behind a Service.
+fn judge(world: &mut World) -> (TestPod, Judge) {
+    let pod = world.pod("judge", 1);
+    let (listener, address) = pod.listen();
+    let judge = Judge::default();
+    let server = AuthorizationServer::new(judge.clone());
+    tokio::spawn(async move {
+        let router = tonic::transport::Server::builder().add_service(server);
+        router
+            .serve_with_incoming(TcpListenerStream::new(listener))
+            .await
+    });
+    world.apply(Object::Service(Service {
+        selector: labels(&[("app", "judge")]),
+        ports: vec![ServicePort {
+            name: "grpc".into(),
+            port: 9000,
+            node_port: None,
+            target: TargetPort::Number(address.port()),
+            app_protocol: None,
+        }],
+        ..service("shop/judge", "")
+    }));
+    (pod, judge)
+}
+
+async fn get(stream: &mut TcpStream, path: &str) -> Heard {
+    let headers = "X-Secret: s\r\nX-User: root\r\nX-List: a\r\nX-List: b\r\n";
+    let request = format!("GET {path} HTTP/1.1\r\nHost: web.shop\r\n{headers}\r\n");
+    ask(stream, &request).await
+}
+
+#[tokio::test]
+async fn who_is_asked_decides() {
+    let mut world = World::new();
+    let (client, servers) = everywhere(&mut world);
+    let (_pod, judge) = judge(&mut world);
+    apply(&mut world, &provider());
+    for (server, address) in &servers {
+        let rule = format!("by {}#0", server.pod.name);
+        let mut stream = client.dial(*address).await;
+        assert_eq!(get(&mut stream, "/fine").await.status(), 200);
+        let denied = get(&mut stream, "/deny").await;
+        let reason = format!("ext_authz_denied; {rule}");
+        assert_eq!(denied.status(), 403);
+        assert_eq!(denied.header("fairlead-reason"), Some(&*reason));
+        let teapot = get(&mut stream, "/teapot").await;
+        assert_eq!((teapot.status(), teapot.text()), (418, "short and stout"));
+        assert_eq!(teapot.header("x-why"), Some("tea"));
+        let changed = get(&mut stream, "/change").await;
+        assert_eq!(changed.header("x-checked"), Some("yes"));
+        let text = changed.text();
+        assert!(
+            text.contains("\nx-user: joe\n") && !text.contains("x-secret"),
+            "{text}"
+        );
+        assert!(
+            text.contains("\nhost: web.shop\n") && !text.contains("root"),
+            "{text}"
+        );
+        for path in ["/slow", "/broken", "/silent"] {
+            let refused = get(&mut stream, path).await;
+            assert_eq!(refused.status(), 503, "{path}");
+            let reason = format!("ext_authz_unavailable; {rule}");
+            assert_eq!(refused.header("fairlead-reason"), Some(&*reason));
+        }
+        let asked = judge.0.lock().unwrap().len();
+        assert_eq!(get(&mut stream, "/free").await.status(), 200);
+        assert_eq!(judge.0.lock().unwrap().len(), asked);
+    }
+    let asked = judge.0.lock().unwrap().remove(0).attributes.unwrap();
+    let principal = |peer: Option<_>| -> String {
+        let peer: crate::proxy::http::external_protocol::auth::attribute_context::Peer =
+            peer.unwrap();
+        peer.principal
+    };
+    assert_eq!(
+        principal(asked.source),
+        "spiffe://cluster.local/ns/shop/sa/client"
+    );
+    assert_eq!(
+        principal(asked.destination),
+        "spiffe://cluster.local/ns/shop/sa/near"
+    );
+    let http = asked.request.unwrap().http.unwrap();
+    assert_eq!(
+        (&*http.method, &*http.path, &*http.host),
+        ("GET", "/fine", "web.shop")
+    );
+    assert_eq!(http.headers["x-list"], "a,b");
+}
+
+#[tokio::test]
+async fn who_can_not_be_asked_decides_as_the_policy_says() {
+    let mut world = World::new();
+    let (client, servers) = everywhere(&mut world);
+    apply(&mut world, &provider());
+    for (_, address) in &servers {
+        let mut stream = client.dial(*address).await;
+        assert_eq!(get(&mut stream, "/fine").await.status(), 503);
+    }
+    let open = ExternalProvider {
+        fail_open: true,
+        ..provider()
+    };
+    apply(&mut world, &open);
+    for (_, address) in &servers {
+        let mut stream = client.dial(*address).await;
+        loop {
+            if get(&mut stream, "/fine").await.status() == 200 {
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn bodies_are_shown_as_far_as_the_policy_says() {
+    let mut world = World::new();
+    let (client, servers) = everywhere(&mut world);
+    let (_pod, judge) = judge(&mut world);
+    for (allow_partial, expected) in [(false, 413), (true, 200)] {
+        let body = Some(IncludedBody {
+            max_bytes: 4,
+            allow_partial,
+        });
+        apply(&mut world, &ExternalProvider { body, ..provider() });
+        for (_, address) in &servers {
+            let mut stream = client.dial(*address).await;
+            let post = "POST /fine HTTP/1.1\r\nHost: a\r\n";
+            let sized = format!("{post}Content-Length: 4\r\n\r\nfour");
+            let heard = ask(&mut stream, &sized).await;
+            assert!(
+                heard.text().ends_with("content-length: 4\n\nfour"),
+                "{heard:?}"
+            );
+            let shown = judge.0.lock().unwrap().pop().unwrap().attributes.unwrap();
+            assert_eq!(shown.request.unwrap().http.unwrap().raw_body, b"four");
+            let chunks = "2\r\nab\r\n3\r\ncde\r\n2\r\nfg\r\n0\r\n\r\n";
+            let longer = format!("{post}Transfer-Encoding: chunked\r\n\r\n{chunks}");
+            let heard = ask(&mut stream, &longer).await;
+            assert_eq!(heard.status(), expected, "{heard:?}");
+            if allow_partial {
+                assert!(heard.text().ends_with("\n\nabcdefg"), "{heard:?}");
+                let shown = judge.0.lock().unwrap().pop().unwrap().attributes.unwrap();
+                assert_eq!(shown.request.unwrap().http.unwrap().raw_body, b"abcd");
+            }
+        }
+    }
+}
