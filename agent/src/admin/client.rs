@@ -21,7 +21,7 @@ use super::objects::{Kind, Object};
 use super::socket::SOCKET;
 use super::status::Status;
 use crate::flow::{Filter, FlowEvent, TapEvent, TapLoss, TapWish};
-use crate::policy::Explanation;
+use crate::policy::{Explanation, RequestQuestion};
 
 /// Objects of large clusters come in one answer.
 const MESSAGE_LIMIT: usize = 256 << 20;
@@ -149,16 +149,18 @@ impl Client {
         parse(&reply.into_inner().json)
     }
 
-    /// How the agent would decide about a connection; the destination is with its port.
+    /// How the agent would decide about a connection, or a request on it; the destination is
+    /// with its port.
     pub async fn explain(
         &mut self,
         source: &str,
         destination: &str,
+        request: Option<&RequestQuestion>,
     ) -> Result<Explanation, ClientError> {
         let request = ExplainRequest {
             source: source.to_owned(),
             destination: destination.to_owned(),
-            request: String::new(),
+            request: request.map_or(Ok(String::new()), serde_json::to_string)?,
         };
         let reply = self
             .0

@@ -23,6 +23,7 @@ mod generated {
 mod health;
 mod http;
 mod objects;
+mod routing;
 mod seats;
 mod server;
 mod socket;
@@ -37,16 +38,17 @@ pub use http::HttpServer;
 pub use objects::{
     Kind, Object, PolicyRow, ServiceEndpoint, ServicePortRow, ServiceRow, WorkloadRow,
 };
+pub use routing::{BackendRow, EndpointRow, RouteRow, RouteRuleRow, TrafficPolicyRow};
 pub use server::AdminServer;
 pub use socket::{SocketError, SocketListener, SocketPlace, is_served};
 pub use status::{
     CertificateRow, FlowStatus, KernelFeature, KernelStatus, PodState, PodStatus, ProxyStatus,
     Severity, SourceStatus, Status, StatusProblem, WatchStatus,
 };
-pub use view::View;
+pub use view::{ServiceLoad, View};
 // The answer of `Explain`, as the policy makes it.
 pub use crate::policy::{
-    Explanation, Outcome as ExplainedOutcome, PolicyStep, Server as ExplainedServer,
-    Verdict as ExplainedVerdict,
+    BackendStep, Candidate, Explanation, Outcome as ExplainedOutcome, PolicyStep, RequestQuestion,
+    RequestSteps, Server as ExplainedServer, Verdict as ExplainedVerdict,
 };
 pub use crate::state::MtlsMode;

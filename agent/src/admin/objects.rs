@@ -6,7 +6,11 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::routing::{
+    EndpointRow, RouteRow, TrafficPolicyRow, endpoints, routes, traffic_policies,
+};
 use super::status::CertificateRow;
+use super::view::View;
 use crate::state::{AuthorizationPolicy, Endpoint, MeshPolicy, Pod, PodPhase, Service, Snapshot};
 
 /// What can be listed.
@@ -16,8 +20,14 @@ pub enum Kind {
     Workloads,
     /// Services and their endpoints.
     Services,
+    /// Endpoints of Services, with their health and load as this node sees them.
+    Endpoints,
+    /// Routes, with their rules and back ends.
+    Routes,
     /// Policies of authorization and of the mesh.
     Policies,
+    /// TrafficPolicies.
+    TrafficPolicies,
     /// Certificates of this node.
     Certificates,
 }
@@ -27,7 +37,10 @@ impl Kind {
     pub const ALL: &[Self] = &[
         Self::Workloads,
         Self::Services,
+        Self::Endpoints,
+        Self::Routes,
         Self::Policies,
+        Self::TrafficPolicies,
         Self::Certificates,
     ];
 
@@ -36,7 +49,10 @@ impl Kind {
         match self {
             Self::Workloads => "workloads",
             Self::Services => "services",
+            Self::Endpoints => "endpoints",
+            Self::Routes => "routes",
             Self::Policies => "policies",
+            Self::TrafficPolicies => "traffic-policies",
             Self::Certificates => "certificates",
         }
     }
@@ -54,7 +70,8 @@ impl FromStr for Kind {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let known = Self::ALL.iter().find(|kind| kind.as_str() == text);
         known.copied().ok_or_else(|| {
-            format!("\"{text}\" is none of workloads, services, policies, certificates")
+            let all: Vec<&str> = Self::ALL.iter().map(|kind| kind.as_str()).collect();
+            format!("\"{text}\" is none of {}", all.join(", "))
         })
     }
 }
@@ -67,8 +84,14 @@ pub enum Object {
     Workload(WorkloadRow),
     /// A Service.
     Service(ServiceRow),
+    /// An endpoint of a Service.
+    Endpoint(EndpointRow),
+    /// A route.
+    Route(RouteRow),
     /// A policy.
     Policy(PolicyRow),
+    /// A TrafficPolicy.
+    TrafficPolicy(TrafficPolicyRow),
     /// A certificate.
     Certificate(CertificateRow),
 }
@@ -153,12 +176,9 @@ pub struct PolicyRow {
 }
 
 /// The objects of one kind, of one namespace or (empty) of all, in the order of their names.
-pub(super) fn list(
-    kind: Kind,
-    namespace: &str,
-    snapshot: &Snapshot,
-    certificates: Vec<CertificateRow>,
-) -> Vec<Object> {
+pub(super) fn list(kind: Kind, namespace: &str, view: &dyn View) -> Vec<Object> {
+    let table = view.table();
+    let snapshot = table.snapshot();
     let wanted = |of: &str| namespace.is_empty() || namespace == of;
     let pods = || {
         let pods = snapshot.pods.values();
@@ -184,7 +204,12 @@ pub(super) fn list(
                 )
                 .collect()
         }
-        Kind::Certificates => certificates
+        Kind::Endpoints => endpoints(namespace, snapshot, view),
+        Kind::Routes => routes(namespace, snapshot),
+        Kind::TrafficPolicies => traffic_policies(namespace, snapshot),
+        Kind::Certificates => view
+            .status()
+            .certificates
             .into_iter()
             .filter(|it| namespace.is_empty() || it.identity.contains(&format!("/ns/{namespace}/")))
             .map(Object::Certificate)

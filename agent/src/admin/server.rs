@@ -20,6 +20,7 @@ use super::objects::{Kind, list};
 use super::socket::SocketListener;
 use super::view::View;
 use crate::flow::{Filter, FlowEvent, Flows, Follower, Missed, Tap, TapEvent, TapLoss, TapWish};
+use crate::policy::{ExplainError, RequestQuestion};
 
 /// Answers on the unix socket.
 #[derive(Clone, Debug)]
@@ -112,17 +113,7 @@ impl Admin for AdminServer {
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<Json>, GrpcStatus> {
         let request = request.into_inner();
         let kind: Kind = request.kind.parse().map_err(GrpcStatus::invalid_argument)?;
-        let certificates = match kind {
-            Kind::Certificates => self.view.status().certificates,
-            Kind::Workloads | Kind::Services | Kind::Policies => Vec::new(),
-        };
-        let table = self.view.table();
-        json(&list(
-            kind,
-            &request.namespace,
-            table.snapshot(),
-            certificates,
-        ))
+        json(&list(kind, &request.namespace, &*self.view))
     }
 
     async fn explain(
@@ -130,11 +121,24 @@ impl Admin for AdminServer {
         request: Request<ExplainRequest>,
     ) -> Result<Response<Json>, GrpcStatus> {
         let request = request.into_inner();
-        let explanation = self
-            .view
-            .table()
-            .explain(&request.source, &request.destination);
-        let explanation = explanation.map_err(|error| GrpcStatus::not_found(error.to_string()))?;
+        let (source, destination) = (&*request.source, &*request.destination);
+        let table = self.view.table();
+        let explanation = match &*request.request {
+            "" => table.explain(source, destination),
+            question => {
+                let question: RequestQuestion =
+                    serde_json::from_str(question).map_err(|error| {
+                        GrpcStatus::invalid_argument(format!("the request: {error}"))
+                    })?;
+                table.explain_request(source, destination, &question)
+            }
+        };
+        let explanation = explanation.map_err(|error| match error {
+            ExplainError::BadRequest(_) => GrpcStatus::invalid_argument(error.to_string()),
+            ExplainError::UnknownSource(_)
+            | ExplainError::NoPort(_)
+            | ExplainError::UnknownDestination(_) => GrpcStatus::not_found(error.to_string()),
+        })?;
         json(&explanation)
     }
 }

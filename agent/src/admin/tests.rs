@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
 
+use super::ServiceLoad;
 use super::{
     AdminServer, AuthorityFigures, CertificateRow, Client, ClientError, FlowLine, FlowStatus,
     HttpServer, KernelStatus, Kind, Object, PodState, PodStatus, ProxyStatus, Severity,
@@ -33,6 +34,10 @@ impl View for Still {
 
     fn table(&self) -> Arc<Table> {
         Arc::new(Table::compile(None, snapshot()))
+    }
+
+    fn loads(&self) -> Vec<ServiceLoad> {
+        Vec::new()
     }
 }
 
@@ -194,13 +199,13 @@ async fn explains_or_says_what_is_unknown() {
     let (_tasks, _sender) = serve(dir.path());
     let mut client = Client::connect(dir.path()).await.unwrap();
     let explanation = client
-        .explain("shop/web-1", "bank/ledger:80")
+        .explain("shop/web-1", "bank/ledger:80", None)
         .await
         .unwrap();
     let expected = Table::compile(None, snapshot());
     let expected = expected.explain("shop/web-1", "bank/ledger:80").unwrap();
     assert_eq!(explanation, expected);
-    let refused = client.explain("shop/web-2", "bank/ledger:80").await;
+    let refused = client.explain("shop/web-2", "bank/ledger:80", None).await;
     assert!(
         matches!(refused, Err(ClientError::Refused(_))),
         "{refused:?}"

@@ -4,7 +4,20 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use super::status::Status;
+use crate::model::NamespacedName;
 use crate::policy::Table;
+use crate::policy::balance::EndpointFigures;
+
+/// How the endpoints of a Service's port are, as this node sees them.
+#[derive(Clone, Debug)]
+pub struct ServiceLoad {
+    /// The Service.
+    pub service: NamespacedName,
+    /// Its port.
+    pub port: u16,
+    /// Those of one family of addresses.
+    pub endpoints: Vec<EndpointFigures>,
+}
 
 /// The running agent, for looking only. Calls are cheap and do not wait.
 pub trait View: Debug + Send + Sync + 'static {
@@ -12,4 +25,6 @@ pub trait View: Debug + Send + Sync + 'static {
     fn status(&self) -> Status;
     /// The cluster as it sees it now.
     fn table(&self) -> Arc<Table>;
+    /// The endpoints that pods of this node send requests to.
+    fn loads(&self) -> Vec<ServiceLoad>;
 }

@@ -12,12 +12,13 @@ use super::source;
 use super::tools::features;
 use crate::admin::{
     CertificateRow, FlowStatus, KernelFeature, KernelStatus, PodState, PodStatus, ProxyStatus,
-    Severity, Status, StatusProblem, View,
+    ServiceLoad, Severity, Status, StatusProblem, View,
 };
 use crate::cluster::Health;
 use crate::flow::FlowSender;
 use crate::identity::{CertificateState, CertificateStatus, Identities};
 use crate::policy::Table;
+use crate::policy::balance::Health as EndpointHealth;
 use crate::proxy::Proxy;
 use crate::redirect;
 use crate::state::Problem;
@@ -98,6 +99,7 @@ impl View for AgentView {
         problems.extend(pods.iter().filter_map(of_pod));
         problems.extend(pods.iter().filter_map(of_unseen));
         problems.extend(certificates.iter().filter_map(of_certificate));
+        problems.extend(self.loads().iter().filter_map(of_load));
         problems.sort();
         Status {
             node: self.node.clone(),
@@ -121,6 +123,16 @@ impl View for AgentView {
 
     fn table(&self) -> Arc<Table> {
         Arc::clone(&self.tables.borrow())
+    }
+
+    fn loads(&self) -> Vec<ServiceLoad> {
+        let all = self.proxy.endpoint_figures().into_iter();
+        all.map(|of| ServiceLoad {
+            service: of.service,
+            port: of.port,
+            endpoints: of.endpoints,
+        })
+        .collect()
     }
 }
 
@@ -214,6 +226,25 @@ fn of_unseen(pod: &PodStatus) -> Option<StatusProblem> {
         message: format!(
             "{count} of the processes in its network namespace, such as {first}, are not below \
              --cgroup: what they dial bypasses the mesh"
+        ),
+    })
+}
+
+/// Endpoints that are left out, because they fail.
+fn of_load(load: &ServiceLoad) -> Option<StatusProblem> {
+    let ejected = load.endpoints.iter();
+    let ejected: Vec<String> = ejected
+        .filter(|it| it.health == EndpointHealth::Ejected)
+        .map(|it| it.address.to_string())
+        .collect();
+    let (count, all) = (ejected.len(), load.endpoints.len());
+    (count > 0).then(|| StatusProblem {
+        severity: Severity::Warning,
+        subject: format!("Service {} port {}", load.service, load.port),
+        message: format!(
+            "{count} of {all} endpoints are left out because they fail: {}; see `fairlead get \
+             endpoints`",
+            ejected.join(", ")
         ),
     })
 }

@@ -4,20 +4,30 @@ use std::io::Write;
 
 use clap::Args;
 
+use super::explain_request::explain_request;
+use super::nodes::AllNodes;
 use super::output::{Format, FormatFlag, Paint, Printer, harmless};
 use super::{AgentAddress, Outcome};
-use crate::admin::{ExplainedServer, ExplainedVerdict, Explanation, MtlsMode, PolicyStep};
+use crate::admin::{
+    Candidate, ExplainedServer, ExplainedVerdict, Explanation, MtlsMode, PolicyStep,
+    RequestQuestion,
+};
 
 const HELP: &str = "\
 Examples:
   fairlead explain shop/web-1 bank/ledger:80
   fairlead explain 10.1.0.5 ledger.bank.svc.cluster.local:80
   fairlead explain shop/web-1 10.96.0.7:80 -o json
+  fairlead explain shop/web-1 shop/cart:80 --method POST --path /items -H 'x-beta: yes'
+  fairlead explain shop/web-1 shop/cart:80 --path /items -A     do all nodes agree?
 
-Nothing is sent: the agent decides as it would for a real connection. Ends with 0 where
-the connection is permitted, with 1 where it is not or has nowhere to go.";
+With --method, --path, --header or --host it is about an HTTP request: which rule of which
+route it is for and why not the others, what the rule does to it, where it may go with which
+weights, which TrafficPolicies hold there, and what the policies of the servers say. Nothing
+is sent: the agent decides as it would for a real connection or request. Ends with 0 where it
+is permitted, with 1 where it is not or has nowhere to go.";
 
-/// Show whether a pod may talk to a destination, and every step of the decision
+/// Show whether a pod may talk to a destination or make a request, and every step of the decision
 #[derive(Debug, Args)]
 #[command(after_help = HELP)]
 pub(super) struct Command {
@@ -27,27 +37,82 @@ pub(super) struct Command {
     /// The server: NAMESPACE/SERVICE, NAMESPACE/POD, SERVICE.NAMESPACE or an address, with its port.
     #[arg(value_name = "DESTINATION:PORT")]
     destination: String,
+    /// The method of the request to ask about; GET where only others of its parts are given.
+    #[arg(long, env = "FAIRLEAD_METHOD")]
+    method: Option<String>,
+    /// Its path, with a query where it has one.
+    #[arg(long, env = "FAIRLEAD_PATH")]
+    path: Option<String>,
+    /// The host that it names; that of the destination if not given.
+    #[arg(long, env = "FAIRLEAD_HOST")]
+    host: Option<String>,
+    /// One of its headers; may be given several times.
+    #[arg(
+        short = 'H',
+        long = "header",
+        env = "FAIRLEAD_HEADER",
+        value_parser = header,
+        value_name = "NAME: VALUE"
+    )]
+    headers: Vec<(String, String)>,
     #[command(flatten)]
     format: FormatFlag,
+    #[command(flatten)]
+    nodes: AllNodes,
     #[command(flatten)]
     agent: AgentAddress,
 }
 
+fn header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text
+        .split_once(':')
+        .ok_or_else(|| format!("\"{text}\" is not NAME: VALUE"))?;
+    Ok((name.trim().to_owned(), value.trim().to_owned()))
+}
+
 impl Command {
     pub(super) async fn run<W: Write>(self, mut printer: Printer<W>) -> anyhow::Result<Outcome> {
+        let question = self.question();
+        let ends = (self.source.as_str(), self.destination.as_str());
+        let format = self.format.output;
+        if self.nodes.all_nodes {
+            let asked = (ends, question.as_ref());
+            return self.nodes.explain(asked, format, &mut printer).await;
+        }
         let mut client = self.agent.connect().await?;
-        let explanation = client.explain(&self.source, &self.destination).await?;
-        match self.format.output {
+        let explanation = client.explain(ends.0, ends.1, question.as_ref()).await?;
+        match format {
             Format::Table => print(&explanation, &mut printer)?,
-            format @ (Format::Json | Format::Yaml) => printer.value(format, &explanation)?,
+            Format::Json | Format::Yaml => printer.value(format, &explanation)?,
         }
         printer.flush()?;
-        Ok(match explanation.outcome.verdict {
-            ExplainedVerdict::Permitted | ExplainedVerdict::Passthrough => Outcome::Done,
+        Ok(ended(&explanation))
+    }
+
+    /// The request that is asked about, if one is.
+    fn question(&self) -> Option<RequestQuestion> {
+        let question = RequestQuestion {
+            method: self.method.as_ref().map(|it| it.to_uppercase()),
+            path: self.path.clone(),
+            host: self.host.clone(),
+            headers: self.headers.clone(),
+        };
+        (question != RequestQuestion::default()).then_some(question)
+    }
+}
+
+/// Whether the answer is yes.
+pub(super) fn ended(of: &Explanation) -> Outcome {
+    match (of.outcome.verdict, of.outcome.status) {
+        (ExplainedVerdict::Permitted | ExplainedVerdict::Passthrough, _)
+        | (ExplainedVerdict::Answered, Some(..400)) => Outcome::Done,
+        (
             ExplainedVerdict::Denied
             | ExplainedVerdict::Depends
-            | ExplainedVerdict::Unavailable => Outcome::Problem,
-        })
+            | ExplainedVerdict::Answered
+            | ExplainedVerdict::Unavailable,
+            _,
+        ) => Outcome::Problem,
     }
 }
 
@@ -66,7 +131,22 @@ pub(super) fn print<W: Write>(of: &Explanation, printer: &mut Printer<W>) -> any
     for sentence in &of.resolution {
         step.say(Paint::Plain, sentence)?;
     }
-    for candidate in &of.candidates {
+    match &of.request {
+        Some(request) => explain_request(request, &mut step)?,
+        None => candidates(&of.candidates, &mut step)?,
+    }
+    for server in &of.servers {
+        explain_server(server, &mut step)?;
+    }
+    verdict(of, step.printer)
+}
+
+/// The endpoints, each on a line.
+pub(super) fn candidates<W: Write>(
+    candidates: &[Candidate],
+    step: &mut Steps<'_, W>,
+) -> anyhow::Result<()> {
+    for candidate in candidates {
         let pod = candidate
             .pod
             .as_ref()
@@ -75,32 +155,27 @@ pub(super) fn print<W: Write>(of: &Explanation, printer: &mut Printer<W>) -> any
         if candidate.skipped.is_empty() {
             step.say(Paint::Plain, &text)?;
         } else {
-            step.say(
-                Paint::Dim,
-                &format!("{text}, skipped: {}", candidate.skipped),
-            )?;
+            let text = format!("{text}, skipped: {}", candidate.skipped);
+            step.say(Paint::Dim, &text)?;
         }
     }
-    for server in &of.servers {
-        explain_server(server, &mut step)?;
-    }
-    verdict(of, step.printer)
+    Ok(())
 }
 
 /// Numbered headings with lines below.
-struct Steps<'a, W> {
+pub(super) struct Steps<'a, W> {
     printer: &'a mut Printer<W>,
     number: usize,
 }
 
 impl<W: Write> Steps<'_, W> {
-    fn head(&mut self, text: &str) -> anyhow::Result<()> {
+    pub(super) fn head(&mut self, text: &str) -> anyhow::Result<()> {
         self.number += 1;
         let text = format!("{}. {}", self.number, harmless(text));
         Ok(self.printer.painted(Paint::Strong, &text)?)
     }
 
-    fn say(&mut self, paint: Paint, text: &str) -> anyhow::Result<()> {
+    pub(super) fn say(&mut self, paint: Paint, text: &str) -> anyhow::Result<()> {
         let text = format!("     {}", harmless(text));
         Ok(self.printer.painted(paint, &text)?)
     }
@@ -186,9 +261,13 @@ fn verdict<W: Write>(of: &Explanation, printer: &mut Printer<W>) -> anyhow::Resu
         ExplainedVerdict::Denied => ("DENIED", Paint::Bad),
         ExplainedVerdict::Depends => ("IT DEPENDS on the back end", Paint::Warn),
         ExplainedVerdict::Unavailable => ("UNAVAILABLE", Paint::Bad),
+        ExplainedVerdict::Answered => ("ANSWERED by the mesh", Paint::Warn),
         ExplainedVerdict::Passthrough => ("PASSED ON as it is, outside the mesh", Paint::Warn),
     };
     let mut line = printer.styles.paint(paint, word);
+    if let Some(status) = of.outcome.status {
+        line = format!("{line} with {status}");
+    }
     if let Some(reason) = &of.outcome.reason {
         line = format!("{line}: {}", harmless(reason));
     }

@@ -9,13 +9,17 @@ use super::nodes::AllNodes;
 use super::output::{Format, FormatFlag, Paint, Printer};
 use super::status::{certificates, table};
 use super::table::Cell;
-use super::{AgentAddress, Outcome};
+use super::{AgentAddress, Outcome, get_routing};
 use crate::admin::{CertificateRow, Kind, Object, PolicyRow, ServiceRow, WorkloadRow};
 
 const HELP: &str = "\
 Examples:
   fairlead get workloads               every pod that the agent knows, and who is meshed
   fairlead get services -n shop        services and the pods that serve them
+  fairlead get endpoints -n shop       who serves, with health, load, latency and ejections
+  fairlead get endpoints -A            the same as each node sees it that sends requests there
+  fairlead get routes                  rules of routes, with what they match and where they lead
+  fairlead get traffic-policies        what holds for the traffic to Services
   fairlead get policies -o yaml        policies as the agent understood them
   fairlead get certificates            certificates of this node and when they end
   fairlead get certificates -A         those of all nodes of the cluster";
@@ -70,6 +74,9 @@ pub(super) fn print<W: Write>(
             "POD", "WORKLOAD", "NODE", "IPS", "READY", "MESHED", "IDENTITY",
         ],
         Kind::Services => vec!["SERVICE", "IPS", "PORT", "ENDPOINTS"],
+        Kind::Endpoints => get_routing::ENDPOINTS.to_vec(),
+        Kind::Routes => get_routing::ROUTES.to_vec(),
+        Kind::TrafficPolicies => get_routing::TRAFFIC_POLICIES.to_vec(),
         Kind::Policies => vec!["KIND", "POLICY", "APPLIES TO", "ACTION", "INVALID"],
         Kind::Certificates => {
             let rows: Vec<CertificateRow> = objects.iter().filter_map(certificate).collect();
@@ -79,7 +86,10 @@ pub(super) fn print<W: Write>(
     let rows = objects.iter().flat_map(|object| match object {
         Object::Workload(row) => vec![workload(row)],
         Object::Service(row) => service(row),
+        Object::Endpoint(row) => vec![get_routing::endpoint(row)],
+        Object::Route(row) => get_routing::route(row),
         Object::Policy(row) => vec![policy(row)],
+        Object::TrafficPolicy(row) => vec![get_routing::traffic_policy(row)],
         Object::Certificate(_) => Vec::new(),
     });
     table(printer, &(headers, rows.collect()), "")
@@ -88,7 +98,12 @@ pub(super) fn print<W: Write>(
 fn certificate(object: &Object) -> Option<CertificateRow> {
     match object {
         Object::Certificate(row) => Some(row.clone()),
-        Object::Workload(_) | Object::Service(_) | Object::Policy(_) => None,
+        Object::Workload(_)
+        | Object::Service(_)
+        | Object::Endpoint(_)
+        | Object::Route(_)
+        | Object::Policy(_)
+        | Object::TrafficPolicy(_) => None,
     }
 }
 

@@ -13,9 +13,11 @@ mod cni;
 mod completions;
 mod environment;
 mod explain;
+mod explain_request;
 mod filters;
 mod flows;
 mod get;
+mod get_routing;
 mod install;
 mod lint;
 mod nodes;
@@ -46,6 +48,7 @@ Start here:
   fairlead flows -f                                every connection and request as it ends
   fairlead tap --headers --path /cart              live requests, with their headers
   fairlead explain shop/web-1 bank/ledger:80       may this pod talk to that service, and why?
+  fairlead explain shop/web-1 shop/cart:80 --path /items    where does this request go, and why?
 
 Exit codes: 0 done, 1 found a problem, 2 wrong usage, 3 the agent can't be reached.
 Every flag can also be given as FAIRLEAD_<FLAG> in the environment.";

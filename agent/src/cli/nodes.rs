@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tokio::time::timeout;
 
+use super::explain::ended;
 use super::flows::View;
 use super::output::{Format, Paint, Printer, harmless};
 use super::status::{between, table};
@@ -18,8 +19,8 @@ use super::table::Cell;
 use super::tap;
 use super::{Outcome, say};
 use crate::admin::{
-    Client, ClientError, FlowLine, FlowLines, Kind, Object, PodState, Severity, Status, TapLine,
-    TapLines,
+    Client, ClientError, Explanation, FlowLine, FlowLines, Kind, Object, PodState, RequestQuestion,
+    Severity, Status, TapLine, TapLines,
 };
 use crate::app::KubeArgs;
 use crate::app::kubernetes::{self, NodeAgent};
@@ -199,6 +200,68 @@ impl AllNodes {
         }
         Ok(outcome)
     }
+}
+
+/// An explanation under its name.
+#[derive(Debug, Serialize)]
+struct ExplanationOf {
+    explanation: Explanation,
+}
+
+impl AllNodes {
+    /// `fairlead explain -A`: source and destination, and the request where there is one.
+    pub(super) async fn explain<W: Write>(
+        &self,
+        ((source, destination), question): ((&str, &str), Option<&RequestQuestion>),
+        format: Format,
+        printer: &mut Printer<W>,
+    ) -> anyhow::Result<Outcome> {
+        let answers = ask(self.agents().await?, async |mut client: Client| {
+            let explanation = client.explain(source, destination, question).await?;
+            Ok(ExplanationOf { explanation })
+        })
+        .await;
+        if format == Format::Table {
+            print_explanations(&answers, printer)?;
+        } else {
+            printer.value(format, &answers)?;
+        }
+        printer.flush()?;
+        let said = answers.iter().filter_map(|it| it.said.as_ref());
+        let mut outcomes = said.map(|it| ended(&it.explanation));
+        Ok(match outcomes.find(|it| *it == Outcome::Problem) {
+            Some(problem) => problem,
+            None => complete(&answers),
+        })
+    }
+}
+
+/// What the client's own node says, and who says otherwise.
+fn print_explanations<W: Write>(
+    answers: &[Answer<ExplanationOf>],
+    printer: &mut Printer<W>,
+) -> anyhow::Result<()> {
+    let said = answers.iter();
+    let said: Vec<_> = said
+        .filter_map(|it| Some((it.node.as_str(), &it.said.as_ref()?.explanation)))
+        .collect();
+    let own = said
+        .iter()
+        .find(|(node, it)| it.source.node.as_deref() == Some(*node));
+    if let Some((node, own)) = own.or(said.first()) {
+        super::explain::print(own, printer)?;
+        let others: Vec<_> = said.iter().filter(|(_, it)| it != own).collect();
+        let agreed = said.len() - others.len();
+        let text = format!("said by {node}, and by {agreed} of {} nodes", answers.len());
+        printer.painted(Paint::Dim, &harmless(&text))?;
+        for (node, it) in others {
+            let reason = it.outcome.reason.as_deref().unwrap_or("for other reasons");
+            let verdict = it.outcome.verdict;
+            let text = format!("{node} sees it otherwise: {verdict:?}, {reason}");
+            printer.painted(Paint::Warn, &harmless(&text))?;
+        }
+    }
+    silent(answers, printer)
 }
 
 /// The requests of one node; an error is the last item.

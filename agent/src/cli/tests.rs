@@ -5,7 +5,7 @@ use jiff::tz::TimeZone;
 
 use super::flows::View;
 use super::output::{Colour, Format, Paint, Printer, Styles, bytes, harmless, span};
-use super::{Cli, Outcome, exit_code, get, status, tap};
+use super::{Cli, Outcome, exit_code, explain, get, status, tap};
 use crate::admin::{
     ClientError, FlowLine, Kind, Object, ServiceEndpoint, ServicePortRow, ServiceRow, TapLine,
     WorkloadRow,
@@ -134,6 +134,24 @@ fn a_tapped_request_is_shown_with_its_headers() {
 }
 
 #[test]
+fn a_request_is_explained_step_by_step() {
+    let explanation = serde_json::from_str(include_str!("tests/explain.json")).unwrap();
+    let mut printer = printer();
+    explain::print(&explanation, &mut printer).unwrap();
+    check(&text(printer), include_str!("tests/explain.txt"));
+    assert_eq!(explain::ended(&explanation), Outcome::Problem);
+    let ended = |verdict: &str, status: Option<u16>| {
+        let mut json = serde_json::to_value(&explanation).unwrap();
+        json["outcome"]["verdict"] = verdict.into();
+        json["outcome"]["status"] = status.into();
+        explain::ended(&serde_json::from_value(json).unwrap())
+    };
+    assert_eq!(ended("permitted", None), Outcome::Done);
+    assert_eq!(ended("answered", Some(302)), Outcome::Done);
+    assert_eq!(ended("answered", Some(404)), Outcome::Problem);
+}
+
+#[test]
 fn status_is_one_page() {
     let mut printer = printer();
     status::print(&crate::admin::tests::status(), &mut printer).unwrap();
@@ -185,6 +203,49 @@ SERVICE      IPS        PORT  ENDPOINTS
 bank/ledger  10.96.0.7  80    bank/ledger-0:8080 (not ready)",
     );
     check(&show(Kind::Policies, &[]), "no policies");
+    let routes = serde_json::json!([{
+        "kind": "Route", "route": "HTTPRoute", "namespace": "shop", "name": "web",
+        "parents": ["shop/web:80"],
+        "rules": [
+            {
+                "rule": "0", "matches": ["path /api and below"], "filters": ["CORS"],
+                "backends": [
+                    {"backend": "shop/web:80", "weight": 9},
+                    {"backend": "shop/gone:80", "weight": 1, "invalid": "there is no Service"},
+                ],
+            },
+            {"rule": "all", "matches": ["any path"], "backends": []},
+        ],
+        "problems": [],
+    }]);
+    let routes: Vec<Object> = serde_json::from_value(routes).unwrap();
+    check(
+        &show(Kind::Routes, &routes),
+        "\
+ROUTE               OF           RULE  MATCHES              BACK ENDS                                                           PROBLEMS
+HTTPRoute shop/web  shop/web:80  0     path /api and below  CORS, shop/web:80 90%, shop/gone:80 10% (500: there is no Service)  -
+HTTPRoute shop/web  shop/web:80  all   any path             -                                                                   -",
+    );
+    let endpoints = serde_json::json!([
+        {
+            "kind": "Endpoint", "namespace": "shop", "service": "web", "port": 80,
+            "address": "10.1.0.5:8080", "pod": "shop/web-1", "node": "b", "ready": true,
+            "seen_by": "a", "health": "ejected", "ejected_for_ms": 12000, "ejections": 2,
+            "in_flight": 3, "latency_us": 1500, "requests": 100, "failures": 7,
+        },
+        {
+            "kind": "Endpoint", "namespace": "shop", "service": "web", "port": 80,
+            "address": "10.1.0.6:8080", "ready": false,
+        },
+    ]);
+    let endpoints: Vec<Object> = serde_json::from_value(endpoints).unwrap();
+    check(
+        &show(Kind::Endpoints, &endpoints),
+        "\
+SERVICE      ENDPOINT       POD         NODE  READY  HEALTH           IN FLIGHT  LATENCY  REQUESTS  FAILED  EJECTIONS  SEEN BY
+shop/web:80  10.1.0.5:8080  shop/web-1  b     yes    ejected for 12s  3          1.5ms    100       7       2          a
+shop/web:80  10.1.0.6:8080  -           -     no     -                -          -        -         -       -          -",
+    );
 }
 
 #[track_caller]
@@ -230,6 +291,7 @@ fn wrong_usage_is_2() {
             "dir:ca",
         ],
         vec!["fairlead", "explain", "a/b"],
+        vec!["fairlead", "explain", "a/b", "c/d:80", "--header", "x"],
     ] {
         let error = Cli::try_parse_from(&arguments).unwrap_err();
         assert_eq!(error.exit_code(), 2, "{arguments:?}");

@@ -5,10 +5,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::authorization::{Compiled, Decision, Permission, Request};
+use super::explain_request::Asked;
 use super::explanation::{
-    Candidate, Explanation, MtlsStep, Outcome, PodSummary, PolicyStep, RuleStep, Server, Verdict,
+    Candidate, Explanation, MtlsStep, Outcome, PodSummary, PolicyStep, RequestQuestion, RuleStep,
+    Server, Verdict,
 };
 use super::matching::{Subject, View};
+use super::protocol::AppProtocol;
+use super::request::HttpRequest;
 use super::route::service_port;
 use super::table::Table;
 use super::target::{self, ExplainError, Target};
@@ -16,12 +20,14 @@ use crate::model::NamespacedName;
 use crate::state::{MtlsMode, Pod, PolicyScope, Rule, Service};
 
 /// The back ends that a destination leads to.
-struct Resolved {
-    service: Option<NamespacedName>,
+pub(super) struct Resolved {
+    pub(super) service: Option<NamespacedName>,
+    /// Of the Service.
+    pub(super) port: Option<u16>,
     steps: Vec<String>,
-    candidates: Vec<Candidate>,
+    pub(super) candidates: Vec<Candidate>,
     /// Why there is none.
-    unavailable: Option<&'static str>,
+    pub(super) unavailable: Option<&'static str>,
 }
 
 impl Table {
@@ -31,20 +37,8 @@ impl Table {
     pub fn explain(&self, source: &str, destination: &str) -> Result<Explanation, ExplainError> {
         let client = target::source(self, source)?;
         let target = target::destination(self, &client.name.namespace, destination)?;
-        let resolved = match &target {
-            Target::Service(service, port) => {
-                let found = format!("Service {} by name", service.name);
-                self.resolve_service(service, *port, None, found)
-            }
-            Target::Pod(pod, port) => self.resolve_pod(pod, *port),
-            Target::Address(address) => self.resolve_address(*address),
-        };
-        let servers: Vec<Server> = resolved
-            .candidates
-            .iter()
-            .filter(|candidate| candidate.skipped.is_empty())
-            .filter_map(|candidate| self.server(client, candidate, &target))
-            .collect();
+        let resolved = self.resolve(&target);
+        let servers = self.servers(client, &resolved.candidates, &target, None);
         let outcome = outcome(&resolved, &servers);
         Ok(Explanation {
             source: PodSummary::of(client),
@@ -53,8 +47,68 @@ impl Table {
             resolution: resolved.steps,
             candidates: resolved.candidates,
             servers,
+            request: None,
             outcome,
         })
+    }
+
+    /// The same of one request on such a connection.
+    pub fn explain_request(
+        &self,
+        source: &str,
+        destination: &str,
+        question: &RequestQuestion,
+    ) -> Result<Explanation, ExplainError> {
+        let client = target::source(self, source)?;
+        let target = target::destination(self, &client.name.namespace, destination)?;
+        let asked = Asked::new(question, target.host())?;
+        let resolved = self.resolve(&target);
+        let (service, resolution) = (resolved.service.clone(), resolved.steps.clone());
+        let followed = self.follow(client, &target, resolved, asked);
+        Ok(Explanation {
+            source: PodSummary::of(client),
+            destination: destination.to_owned(),
+            service,
+            resolution,
+            candidates: followed.candidates,
+            servers: followed.servers,
+            request: Some(followed.steps),
+            outcome: followed.outcome,
+        })
+    }
+
+    fn resolve(&self, target: &Target) -> Resolved {
+        match target {
+            Target::Service(service, port) => {
+                let found = format!("Service {} by name", service.name);
+                self.resolve_service(service, *port, None, found)
+            }
+            Target::Pod(pod, port) => self.resolve_pod(pod, *port),
+            Target::Address(address) => self.resolve_address(*address),
+        }
+    }
+
+    /// The endpoints of a back end of a route.
+    pub(super) fn resolve_backend(&self, service: &NamespacedName, port: u16) -> Resolved {
+        match self.snapshot().services.get(service) {
+            Some(service) => self.resolve_service(service, port, None, String::new()),
+            None => Resolved {
+                service: Some(service.clone()),
+                port: Some(port),
+                steps: Vec::new(),
+                candidates: Vec::new(),
+                unavailable: Some("no_endpoints"),
+            },
+        }
+    }
+
+    /// Why the client's requests are not looked at on its node; `None` where they are.
+    pub(super) fn unrouted(&self, client: &Pod, target: &Target) -> Option<&'static str> {
+        if client.enrolled {
+            excludes(client, target).then_some("the client excludes the destination")
+        } else {
+            Some("the client is not enrolled")
+        }
     }
 
     fn resolve_address(&self, address: SocketAddr) -> Resolved {
@@ -76,6 +130,7 @@ impl Table {
                 let names = names.join(" and ");
                 return Resolved {
                     service: None,
+                    port: None,
                     steps: vec![format!("{address} is claimed by Services {names}")],
                     candidates: Vec::new(),
                     unavailable: Some("address_contested"),
@@ -92,6 +147,7 @@ impl Table {
         let unavailable = (!candidate.skipped.is_empty()).then_some("address_contested");
         Resolved {
             service: None,
+            port: None,
             steps: vec![step],
             candidates: vec![candidate],
             unavailable,
@@ -103,6 +159,7 @@ impl Table {
             Some(ip) => self.resolve_address(SocketAddr::new(*ip, port)),
             None => Resolved {
                 service: None,
+                port: None,
                 steps: vec![format!("pod {} has no address", pod.name)],
                 candidates: Vec::new(),
                 unavailable: Some("no_endpoints"),
@@ -120,6 +177,7 @@ impl Table {
         let mut steps = vec![found];
         let resolved = |steps, candidates, unavailable| Resolved {
             service: Some(service.name.clone()),
+            port: Some(port),
             steps,
             candidates,
             unavailable,
@@ -170,7 +228,13 @@ impl Table {
         }
     }
 
-    fn server(&self, client: &Pod, candidate: &Candidate, target: &Target) -> Option<Server> {
+    pub(super) fn server(
+        &self,
+        client: &Pod,
+        candidate: &Candidate,
+        target: &Target,
+        http: Option<&HttpRequest<'_>>,
+    ) -> Option<Server> {
         let pod = self.pod_by_ip(candidate.address.ip())?;
         let port = candidate.address.port();
         let bypass = bypass(client, pod, port, target);
@@ -191,6 +255,12 @@ impl Table {
             format!("pod {} excludes port {port} from the mesh", pod.name)
         } else {
             String::new()
+        };
+        let spoken = self.pod_protocol(pod, port);
+        let http = http.filter(|_| !matches!(spoken, AppProtocol::Opaque | AppProtocol::Tls));
+        let decision = match http {
+            Some(http) => policy.authorize_request(&request, http),
+            None => policy.authorize(&request),
         };
         let mode = policy.mode(port);
         let policies = self.policies_in_reach(&pod.name.namespace);
@@ -213,17 +283,25 @@ impl Table {
                 },
                 policy: mode.policy.clone(),
             },
-            policies: policies.map(|p| self.step(p, pod, &request)).collect(),
-            decision: unenforced.is_empty().then(|| policy.authorize(&request)),
+            policies: policies
+                .map(|policy| self.step(policy, pod, &request, http))
+                .collect(),
+            decision: unenforced.is_empty().then_some(decision),
             unenforced,
         })
     }
 
-    fn step(&self, policy: &Compiled, pod: &Pod, request: &Request<'_>) -> PolicyStep {
+    fn step(
+        &self,
+        policy: &Compiled,
+        pod: &Pod,
+        request: &Request<'_>,
+        http: Option<&HttpRequest<'_>>,
+    ) -> PolicyStep {
         let source = &policy.source;
         let selects = self.selects(&source.name.namespace, &source.scope, pod);
         let view = View::of(source.action);
-        let subject = Subject::new(request, None);
+        let subject = Subject::new(request, http);
         let rules = source.rules.iter().enumerate().filter(|_| selects);
         PolicyStep {
             policy: Arc::clone(&policy.name),
@@ -241,6 +319,21 @@ impl Table {
 
 /// Why the connection is not carried by the mesh; `None` where it is.
 fn bypass(client: &Pod, server: &Pod, port: u16, target: &Target) -> Option<&'static str> {
+    if !client.enrolled {
+        Some("the client is not enrolled")
+    } else if !server.enrolled {
+        Some("the server is not enrolled")
+    } else if excludes(client, target) {
+        Some("the client excludes the destination")
+    } else if server.exclude_inbound_ports.contains(&port) {
+        Some("the server excludes the port")
+    } else {
+        None
+    }
+}
+
+/// The client's annotations keep the destination out of the mesh.
+fn excludes(client: &Pod, target: &Target) -> bool {
     let dialled_port = match target {
         Target::Service(_, port) | Target::Pod(_, port) => *port,
         Target::Address(address) => address.port(),
@@ -251,17 +344,7 @@ fn bypass(client: &Pod, server: &Pod, port: u16, target: &Target) -> Option<&'st
         Target::Pod(pod, _) => pod.ips.first().is_some_and(excluded_ips),
         Target::Address(address) => excluded_ips(&address.ip()),
     };
-    if !client.enrolled {
-        Some("the client is not enrolled")
-    } else if !server.enrolled {
-        Some("the server is not enrolled")
-    } else if client.exclude_outbound_ports.contains(&dialled_port) || excluded_ip {
-        Some("the client excludes the destination")
-    } else if server.exclude_inbound_ports.contains(&port) {
-        Some("the server excludes the port")
-    } else {
-        None
-    }
+    client.exclude_outbound_ports.contains(&dialled_port) || excluded_ip
 }
 
 /// The client's address of the server's family.
@@ -304,11 +387,12 @@ fn rule_step(index: usize, rule: &Rule, subject: &Subject<'_>, view: View) -> Ru
     }
 }
 
-fn outcome(resolved: &Resolved, servers: &[Server]) -> Outcome {
+pub(super) fn outcome(resolved: &Resolved, servers: &[Server]) -> Outcome {
     let plain = |verdict, reason: Option<&str>| Outcome {
         verdict,
         reason: reason.map(str::to_owned),
         policy: None,
+        status: None,
     };
     if let Some(reason) = resolved.unavailable {
         return plain(Verdict::Unavailable, Some(reason));
@@ -331,6 +415,7 @@ fn outcome(resolved: &Resolved, servers: &[Server]) -> Outcome {
             .decision
             .as_ref()
             .and_then(|decision| decision.policy.clone()),
+        status: None,
     }
 }
 

@@ -25,8 +25,96 @@ pub struct Explanation {
     pub candidates: Vec<Candidate>,
     /// What each back end that could be chosen makes of the connection.
     pub servers: Vec<Server>,
+    /// What becomes of the request; absent where only the connection was asked about. Then
+    /// the candidates and servers are those of all of its back ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<RequestSteps>,
     /// The end of it.
     pub outcome: Outcome,
+}
+
+/// A request to ask about.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RequestQuestion {
+    /// Its method; GET where absent.
+    pub method: Option<String>,
+    /// Its path, with a query where it has one; `/` where absent.
+    pub path: Option<String>,
+    /// The host that it names; that of the destination where absent.
+    pub host: Option<String>,
+    /// Its headers.
+    pub headers: Vec<(String, String)>,
+}
+
+/// What becomes of a request on its way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestSteps {
+    /// Its method.
+    pub method: String,
+    /// Its path, with its query.
+    pub path: String,
+    /// The host that it names.
+    pub host: String,
+    /// What is spoken on the port, in a sentence.
+    pub protocol: String,
+    /// Requests are looked at; where not, only the connection counts.
+    pub looked_at: bool,
+    /// Whose routes hold, in a sentence.
+    pub routes: String,
+    /// Matches of routes; the one that is taken is the first.
+    pub rules: Vec<RuleCandidate>,
+    /// Matches that are not told of.
+    pub more_rules: usize,
+    /// What the rule does to the request and its answer, in sentences.
+    pub filters: Vec<String>,
+    /// Where it may go.
+    pub backends: Vec<BackendStep>,
+}
+
+/// A match of a rule of a route.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleCandidate {
+    /// `HTTPRoute shop/web#0`, or its name in place of its number.
+    pub rule: String,
+    /// What it matches, in words.
+    pub wants: String,
+    /// It matches the request.
+    pub matches: bool,
+    /// It is the one that is taken.
+    pub chosen: bool,
+    /// Why, or why not.
+    pub why: String,
+}
+
+/// A back end of the rule, or the Service itself where there is no route.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendStep {
+    /// The Service.
+    pub service: Option<NamespacedName>,
+    /// Its port.
+    pub port: u16,
+    /// Its share of the rule's requests, in percent, rounded.
+    pub percent: u32,
+    /// Why its share gets 500.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub invalid: Option<String>,
+    /// What it alone does to the request and its answer.
+    pub filters: Vec<String>,
+    /// What holds for the traffic to it; absent where that is not decided here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<TrafficStep>,
+    /// Its endpoints.
+    pub candidates: Vec<Candidate>,
+}
+
+/// What holds for the traffic to a port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrafficStep {
+    /// The TrafficPolicies in force, the one that comes first first.
+    pub policies: Vec<NamespacedName>,
+    /// What they and the defaults come to, in sentences.
+    pub settings: Vec<String>,
 }
 
 /// A pod, in brief.
@@ -126,6 +214,9 @@ pub struct Outcome {
     pub reason: Option<String>,
     /// The policy and rule that decided.
     pub policy: Option<Arc<str>>,
+    /// The status of the answer, where the mesh gives it itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
 }
 
 /// How it ends, in a word.
@@ -142,6 +233,9 @@ pub enum Verdict {
     Unavailable,
     /// It leaves the mesh in plaintext.
     Passthrough,
+    /// The mesh itself answers the request: no route, a redirect, a back end that is not
+    /// there.
+    Answered,
 }
 
 impl PodSummary {

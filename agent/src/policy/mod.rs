@@ -11,6 +11,9 @@
 mod authorization;
 pub mod balance;
 mod explain;
+mod explain_effects;
+mod explain_request;
+mod explain_traffic;
 mod explanation;
 mod http;
 mod inbound;
@@ -28,12 +31,14 @@ pub mod traffic;
 mod tests;
 
 pub use authorization::{Admission, Decision, DenyReason, PathUse, Permission, Request};
+pub use explain_traffic::describe_traffic;
 pub use explanation::{
-    Candidate, Explanation, MtlsStep, Outcome, PodSummary, PolicyStep, RuleStep, Server, Verdict,
+    BackendStep, Candidate, Explanation, MtlsStep, Outcome, PodSummary, PolicyStep,
+    RequestQuestion, RequestSteps, RuleCandidate, RuleStep, Server, TrafficStep, Verdict,
 };
 pub use http::{
     Backend, BackendTarget, CompiledRule, ConnectionRoutes, Filter, Matched, Mirror, RequestHead,
-    Routes,
+    Routes, describe_match,
 };
 pub use inbound::InboundPolicy;
 #[cfg(test)]

@@ -18,6 +18,9 @@ pub enum ExplainError {
     /// The destination has no port, or one that is no number from 1 to 65535.
     #[error("\"{0}\" has no port: give namespace/name:port, name.namespace:port or address:port")]
     NoPort(String),
+    /// The request is none.
+    #[error("{0}")]
+    BadRequest(String),
     /// The destination is neither an address nor a Service or pod of the state.
     #[error("no Service, pod or address \"{0}\"; `fairlead get services` lists them")]
     UnknownDestination(String),
@@ -32,6 +35,23 @@ pub(super) enum Target {
     Pod(Arc<Pod>, u16),
     /// By address.
     Address(SocketAddr),
+}
+
+impl Target {
+    /// The host that a client of it names, if it says nothing else.
+    pub(super) fn host(&self) -> String {
+        match self {
+            Self::Service(service, port) => {
+                let NamespacedName { namespace, name } = &service.name;
+                format!("{name}.{namespace}.svc.cluster.local:{port}")
+            }
+            Self::Pod(pod, port) => match pod.ips.first() {
+                Some(ip) => SocketAddr::new(*ip, *port).to_string(),
+                None => format!("{}:{port}", pod.name.name),
+            },
+            Self::Address(address) => address.to_string(),
+        }
+    }
 }
 
 /// `namespace/pod`, or a pod's address.

@@ -322,7 +322,7 @@ impl TrafficSettings {
 
     /// Each section is that of the first policy that has it; rate limits and faults are
     /// those of all.
-    fn of(policies: &[&TrafficPolicy]) -> Self {
+    pub(super) fn of(policies: &[&TrafficPolicy]) -> Self {
         let first = |section: fn(&TrafficSpec) -> bool| {
             let found = policies.iter().find(|it| section(&it.spec));
             found.map(|it| &it.spec)

@@ -39,6 +39,10 @@ impl Condition {
             })
     }
 
+    pub(super) fn method(&self) -> Option<&Method> {
+        self.method.as_ref()
+    }
+
     pub(super) fn headers(&self) -> &[HeaderMatch] {
         &self.headers
     }

@@ -10,6 +10,7 @@
 mod backend;
 mod compile;
 mod connections;
+mod explain;
 mod index;
 mod matching;
 mod routes;
@@ -22,6 +23,7 @@ use http::{HeaderMap, Method};
 pub use backend::{Backend, BackendTarget, CompiledRule, Filter, Mirror};
 pub(super) use compile::{OfPort, RouteTable};
 pub use connections::ConnectionRoutes;
+pub use explain::describe_match;
 pub use routes::{Matched, Routes};
 
 /// What routes look at in a request.

@@ -24,7 +24,7 @@ use crate::state::{PathMatch, RequestMatch, Route, ValueMatch};
 #[derive(Debug)]
 pub struct Routes {
     /// The best first.
-    entries: Vec<Entry>,
+    pub(super) entries: Vec<Entry>,
     /// By the whole path.
     exact: Texts,
     /// By the service of gRPC, with whatever method.
@@ -44,10 +44,10 @@ pub struct Matched {
 }
 
 #[derive(Debug)]
-struct Entry {
-    path: PathMatch,
-    condition: Condition,
-    rule: Arc<CompiledRule>,
+pub(super) struct Entry {
+    pub(super) path: PathMatch,
+    pub(super) condition: Condition,
+    pub(super) rule: Arc<CompiledRule>,
 }
 
 /// What two matches are compared by: the smaller is the better.
@@ -175,7 +175,7 @@ fn order<'r>(route: &'r Route, place: (usize, usize), one: &RequestMatch) -> Ord
 }
 
 /// What is left to be checked of a path once its bucket is known.
-fn covers(path: &PathMatch, of: &str) -> bool {
+pub(super) fn covers(path: &PathMatch, of: &str) -> bool {
     match path {
         PathMatch::Exact(_) | PathMatch::Prefix(_) => true,
         PathMatch::Regex(pattern) => pattern.matches(of.as_bytes()),

@@ -6,11 +6,9 @@ use crate::policy::{ExplainError, Explanation, Verdict};
 use crate::state::Pod;
 use crate::state::fixtures::{labels, service};
 
-fn explain(
-    extra: Vec<Object>,
-    source: &str,
-    destination: &str,
-) -> Result<Explanation, ExplainError> {
+/// The client `shop/cart` on node one, `shop/web` of two pods on two nodes, `out/legacy`
+/// outside of the mesh, and whatever is added.
+pub(super) fn meshed_world(extra: Vec<Object>) -> World {
     let on = |name, ips: &[&str], node: &str| {
         Object::Pod(Pod {
             node: Some(NodeName(node.into())),
@@ -36,7 +34,15 @@ fn explain(
     for object in extra {
         world.put(object);
     }
-    Table::compile(None, world.now()).explain(source, destination)
+    world
+}
+
+fn explain(
+    extra: Vec<Object>,
+    source: &str,
+    destination: &str,
+) -> Result<Explanation, ExplainError> {
+    Table::compile(None, meshed_world(extra).now()).explain(source, destination)
 }
 
 #[track_caller]

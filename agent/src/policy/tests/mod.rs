@@ -3,6 +3,7 @@
 mod authorize;
 mod compile;
 mod explain;
+mod explain_request;
 mod mtls;
 mod protocol;
 mod requests;
