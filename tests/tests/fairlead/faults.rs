@@ -398,8 +398,11 @@ fn full_ring() -> Result<()> {
     let load = ["ab", "-q", "-n", "500", "-c", "8", &address];
     drop(mesh.pod("client").run_for(LONG, &load)?.ok()?);
     let flows = until("the flows", SOON, || {
-        let flows = mesh.agent("a").cli.json(&["flows"]).ok()?;
-        (flows.len() == 16).then_some(flows)
+        let mut flows = mesh.agent("a").cli.json(&["flows"]).ok()?;
+        let all = flows.len();
+        flows.retain(|flow| flow.get("http").is_none());
+        // As many of connections as of requests.
+        (flows.len() == 16 && all == 32).then_some(flows)
     })?;
     let mut ids: Vec<String> = flows
         .iter()

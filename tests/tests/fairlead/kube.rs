@@ -372,6 +372,8 @@ fn forbidden() -> Result<()> {
     kube.server.grant(AGENT, slices);
     kube.server
         .grant(AGENT, Rule::new(&["*"], "fairlead.dev", &["*"]));
+    let routes = Rule::new(&read, "gateway.networking.k8s.io", &["*"]);
+    kube.server.grant(AGENT, routes);
     kube.start(token)?;
     let account = AGENT
         .replace("system:serviceaccount:", "")

@@ -148,10 +148,10 @@ pub(crate) fn serve_python(pod: &Pod, script: &str, port: u16, more: &[&str]) ->
     Ok(process)
 }
 
-/// curl, quiet, for five seconds at most.
+/// curl, quiet, for five seconds at most; fails where the answer is an error.
 pub(crate) fn curl(pod: &Pod, url: &str) -> Result<Output> {
     let limit = fairlead_tests::patient(Duration::from_secs(5))
         .as_secs()
         .to_string();
-    pod.run(&["curl", "-sS", "--max-time", &limit, url])
+    pod.run(&["curl", "-fsS", "--max-time", &limit, url])
 }

@@ -29,11 +29,17 @@ pub(crate) const TESTS: &[Test] = &[
 /// Answers every request with `ok`.
 const WEB: &str = include_str!("../../scripts/web.py");
 
-/// A client that keeps one connection and says when it has ended.
+/// Echoes.
+const ECHO: &str = include_str!("../../scripts/echo.py");
+
+/// A client that keeps one connection to the echo and says when it has ended.
 const HOLD: &str = "import socket, sys
-connection = socket.create_connection((sys.argv[1], 8080), timeout=10)
-connection.sendall(b'GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n')
-print(connection.recv(12).decode(), flush=True)
+connection = socket.create_connection((sys.argv[1], 8090), timeout=10)
+connection.sendall(b'held')
+heard = b''
+while not heard.endswith(b'held'):
+    heard += connection.recv(64)
+print('held', flush=True)
 connection.settimeout(60)
 try:
     while connection.recv(4096):
@@ -41,6 +47,20 @@ try:
 except ConnectionError:
     pass
 print('ended', flush=True)";
+
+/// A client that asks again and again on one connection, until it is refused.
+const ASK: &str = "import http.client, sys, time
+connection = http.client.HTTPConnection(sys.argv[1], 8080, timeout=10)
+connection.auto_open = 0
+connection.connect()
+status = 200
+while status == 200:
+    connection.request('GET', '/')
+    answer = connection.getresponse()
+    answer.read()
+    status = answer.status
+    print('status', status, answer.getheader('fairlead-reason'), flush=True)
+    time.sleep(0.1)";
 
 /// A server on two ports.
 fn web(pod: &Pod) -> Result<[Process; 2]> {
@@ -198,13 +218,17 @@ fn change_closes() -> Result<()> {
     let mesh = mesh()?;
     let server = mesh.pod("server");
     let _web = web(server)?;
+    let _echo = serve_python(server, ECHO, 8090, &[])?;
     let address = server.ip4.to_string();
-    let mut held = Vec::new();
+    let (mut held, mut asking) = (Vec::new(), Vec::new());
     for name in ["client", "neighbour", "visitor"] {
         let pod = mesh.pod(name);
         let mut process = pod.spawn("hold", &["python3", "-uc", HOLD, &address])?;
-        process.wait_for("HTTP/1.1 200", SOON)?;
+        process.wait_for("held", SOON)?;
         held.push(process);
+        let mut process = pod.spawn("ask", &["python3", "-uc", ASK, &address])?;
+        process.wait_for("status 200", SOON)?;
+        asking.push(process);
     }
     let rules =
         json!([{"from": [{"source": {"principals": ["cluster.local/ns/shop/sa/client"]}}]}]);
@@ -215,9 +239,16 @@ fn change_closes() -> Result<()> {
     for process in &mut held[1..] {
         process.wait_for("ended", SOON)?;
     }
+    asking[1].wait_for("status 403 policy_denied", SOON)?;
+    // Nothing of a plaintext client's can be permitted any more: its connection ends.
+    asking[2].wait(SOON)?;
     ensure!(
         !held[0].output().contains("ended"),
         "the client's was to stay"
+    );
+    ensure!(
+        !asking[0].output().contains("403"),
+        "the client's requests go on"
     );
     let flow = last_denied(&mesh, "b")?;
     ensure!(
