@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use super::http::BackendTarget;
 use super::table::Table;
 use crate::model::{NamespacedName, OrigDst, canonical};
 use crate::state::{Endpoint, Pod, Service, ServicePort};
@@ -45,6 +46,10 @@ pub enum UnavailableReason {
     UnknownPort,
     /// More than one object of the state claims the address.
     AddressContested,
+    /// The Service has routes of connections, and none is for this one.
+    NoRoute,
+    /// The route's back end, or the route itself, is not understood or not there.
+    BackendInvalid,
 }
 
 impl UnavailableReason {
@@ -54,19 +59,34 @@ impl UnavailableReason {
             Self::NoEndpoints => "no_endpoints",
             Self::UnknownPort => "unknown_port",
             Self::AddressContested => "address_contested",
+            Self::NoRoute => "no_route",
+            Self::BackendInvalid => "backend_invalid",
         }
     }
 }
 
 impl Table {
-    /// Where a connection of `client` to `dst` goes. `random` chooses among the
-    /// endpoints that are ready, each with the same probability.
-    pub fn route(&self, _client: &Pod, dst: OrigDst, random: u64) -> Route {
+    /// Where a connection of `client` to `dst` goes. `random` chooses among the back ends of
+    /// a route by their weights, and among the endpoints that are ready, each with the same
+    /// probability.
+    pub fn route(&self, client: &Pod, dst: OrigDst, random: u64) -> Route {
+        self.route_named(client, dst, None, random)
+    }
+
+    /// As [`Self::route`], of a client of TLS that asks for a name.
+    pub fn route_named(
+        &self,
+        client: &Pod,
+        dst: OrigDst,
+        name: Option<&str>,
+        random: u64,
+    ) -> Route {
         let address = canonical(dst.0);
         let snapshot = self.snapshot();
-        if let Some(service) = snapshot.services_by_ip.get(&address.ip()) {
+        let ip = address.ip();
+        if let Some(service) = snapshot.services_by_ip.get(&ip) {
             return match service_port(service, address.port()) {
-                Some(port) => self.route_service((service, port), address.ip(), random),
+                Some(port) => self.route_dialled(client, (service, port), (ip, name), random),
                 None => Route::Unavailable {
                     reason: UnavailableReason::UnknownPort,
                     service: Some(service.name.clone()),
@@ -74,7 +94,9 @@ impl Table {
             };
         }
         match self.exposed(address) {
-            Ok(Some((service, port))) => self.route_service((service, port), address.ip(), random),
+            Ok(Some((service, port))) => {
+                self.route_dialled(client, (service, port), (ip, name), random)
+            }
             Ok(None) => self.route_address(address, None),
             Err(_contested) => Route::Unavailable {
                 reason: UnavailableReason::AddressContested,
@@ -99,6 +121,16 @@ impl Table {
         }
     }
 
+    /// The Service that is dialled at an address, and its port.
+    pub fn service_at(&self, dst: OrigDst) -> Option<(&NamespacedName, u16)> {
+        let address = canonical(dst.0);
+        let (service, port) = match self.snapshot().services_by_ip.get(&address.ip()) {
+            Some(service) => (service, service_port(service, address.port())?),
+            None => self.exposed(address).ok()??,
+        };
+        Some((&service.name, port.port))
+    }
+
     /// The Service that is reached at an external address or a node port, and its port. The
     /// error: those that contest it.
     pub(super) fn exposed(
@@ -118,6 +150,38 @@ impl Table {
                 Ok(service.and_then(|service| Some((service, exposed.port(service)?))))
             }
             Some((_, several)) => Err(several),
+        }
+    }
+
+    /// By the Service's routes of connections, where there are any, else to the Service.
+    fn route_dialled(
+        &self,
+        client: &Pod,
+        (service, port): (&Service, &ServicePort),
+        (dialled, name): (IpAddr, Option<&str>),
+        random: u64,
+    ) -> Route {
+        let namespace = &client.name.namespace;
+        let routes = self.connection_routes(namespace, &service.name, port.port);
+        let Some(routes) = routes else {
+            return self.route_service((service, port), dialled, random);
+        };
+        let unavailable = |reason| Route::Unavailable {
+            reason,
+            service: Some(service.name.clone()),
+        };
+        let Some(rule) = routes.find(name) else {
+            return unavailable(UnavailableReason::NoRoute);
+        };
+        let chosen = rule.choose(random).filter(|_| rule.invalid.is_none());
+        match chosen.map(|backend| &backend.target) {
+            // What is left of the choice is as random as the whole.
+            Some(BackendTarget::Service { service, port }) => {
+                self.route_to(service, *port, dialled, rule.left_of(random))
+            }
+            Some(BackendTarget::Invalid(_)) | None => {
+                unavailable(UnavailableReason::BackendInvalid)
+            }
         }
     }
 

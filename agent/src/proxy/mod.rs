@@ -19,6 +19,7 @@ mod caller;
 mod clusters;
 mod config;
 mod dial;
+mod hello;
 mod http;
 mod inbound;
 mod network;

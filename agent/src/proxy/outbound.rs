@@ -15,8 +15,10 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use super::dial;
+use super::hello::asked_name;
 use super::http::detect::{anything, of_socket};
 use super::http::{self, Begun, Outbound, Speaks};
 use super::outcome::Outcome;
@@ -28,7 +30,7 @@ use super::relay::{NearSide, TcpFar, relay};
 use super::shared::Shared;
 use crate::flow::Direction;
 use crate::model::{NamespacedName, OrigDst, canonical};
-use crate::policy::Route;
+use crate::policy::{ConnectionRoutes, Route};
 
 /// Where a connection goes, and that it may.
 struct Bound {
@@ -39,6 +41,8 @@ struct Bound {
     service: Option<NamespacedName>,
     way: Way,
     admitted: Admitted,
+    /// The Service has routes of connections: nothing is decided per request.
+    by_connection: bool,
 }
 
 /// A connection that nobody looks into: both its ends, and the proof that it may be.
@@ -100,18 +104,36 @@ pub(super) async fn serve(
     record.end(outcome);
 }
 
+/// The routes of connections of what was dialled, if there are any.
+fn routes_at(dialler: &Dialler, dialled: SocketAddr) -> Option<Arc<ConnectionRoutes>> {
+    let table = dialler.shared.table();
+    let (service, port) = table.service_at(OrigDst(dialled))?;
+    let namespace = &dialler.client.pod.name.namespace;
+    table.connection_routes(namespace, service, port)
+}
+
 /// Finds out where the connection goes, and whether it may.
-fn bind(dialler: &Dialler, near: &TcpStream, record: &mut Record) -> Result<Bound, Outcome> {
+async fn bind(dialler: &Dialler, near: &TcpStream, record: &mut Record) -> Result<Bound, Outcome> {
     let Dialler { shared, client, .. } = dialler;
     let dialled = client.network.original_destination(near.as_fd())?;
     let OrigDst(dialled) = dialled.ok_or(Outcome::NotRedirected)?;
     let dialled = canonical(dialled);
     record.towards(dialled);
     record.occupy(client.account.connection()?);
+    let routes = routes_at(dialler, dialled);
+    let name = match &routes {
+        Some(routes) if routes.by_name() => {
+            let asked = asked_name(near);
+            let asked = timeout(shared.config.http.head_timeout, asked);
+            asked.await.ok().flatten()
+        }
+        Some(_) | None => None,
+    };
+    let random = rand::random();
     let (pod, address, service) =
         match shared
             .table()
-            .route(&client.pod, OrigDst(dialled), rand::random())
+            .route_named(&client.pod, OrigDst(dialled), name.as_deref(), random)
         {
             Route::Pod {
                 pod,
@@ -148,18 +170,22 @@ fn bind(dialler: &Dialler, near: &TcpStream, record: &mut Record) -> Result<Boun
         service,
         way,
         admitted,
+        by_connection: routes.is_some(),
     })
 }
 
 /// Carries the connection to where it is opaque, or to its end.
 async fn open(dialler: Dialler, near: TcpStream, record: &mut Record) -> Result<Opaque, Outcome> {
-    let mut bound = match bind(&dialler, &near, record) {
+    let mut bound = match bind(&dialler, &near, record).await {
         Ok(bound) => bound,
         Err(outcome) => {
             dial::reset(near);
             return Err(outcome);
         }
     };
+    if bound.by_connection {
+        return opaque(&dialler, near, bound, None, record).await;
+    }
     match tell(&dialler, &near, &mut bound, record).await {
         Ok(Told {
             speaks: Speaks::Other,

@@ -83,8 +83,7 @@ impl CompiledRule {
     /// The back end of a request; `random` is spread over the sum of all weights. `None`
     /// where no back end has one: such a request gets 500.
     pub fn choose(&self, random: u64) -> Option<&Backend> {
-        let sum: u64 = self.backends.iter().map(|it| u64::from(it.weight)).sum();
-        let point = (u128::from(random) * u128::from(sum)) >> 64;
+        let point = (u128::from(random) * u128::from(self.sum())) >> 64;
         let mut left = u64::try_from(point).ok()?;
         self.backends.iter().find(|backend| {
             let weight = u64::from(backend.weight);
@@ -92,5 +91,15 @@ impl CompiledRule {
             left = left.saturating_sub(weight);
             here
         })
+    }
+
+    /// What is left of `random` once [`Self::choose`] has used it: nothing of the choice can
+    /// be told from it, so that it serves for another one.
+    pub fn left_of(&self, random: u64) -> u64 {
+        random.wrapping_mul(self.sum())
+    }
+
+    fn sum(&self) -> u64 {
+        self.backends.iter().map(|it| u64::from(it.weight)).sum()
     }
 }

@@ -16,7 +16,7 @@ mod matching;
 mod routes;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use http::{HeaderMap, Method};
 

@@ -230,3 +230,81 @@ fn a_contested_address_is_nobodys_and_never_passes() {
         "address_contested"
     );
 }
+
+/// Services of one pod each: `shop/web` (front), `shop/one` and `shop/two`.
+const ROUTED: &str = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {fairlead.dev/mesh: enabled}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: web, namespace: shop},
+ spec: {clusterIP: 10.96.0.1, ports: [{port: 80}], selector: {app: web}}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: one, namespace: shop},
+ spec: {clusterIP: 10.96.0.2, ports: [{port: 81}], selector: {app: one}}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: two, namespace: shop},
+ spec: {clusterIP: 10.96.0.3, ports: [{port: 82}], selector: {app: two}}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: web, namespace: shop, labels: {app: web}},
+ status: {podIP: 10.0.0.1}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: one, namespace: shop, labels: {app: one}},
+ status: {podIP: 10.0.0.2}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: two, namespace: shop, labels: {app: two}},
+ status: {podIP: 10.0.0.3}}
+";
+
+/// Where connections of `shop/client` to the front go that ask for a name.
+#[track_caller]
+fn check_routed(routes: &str, name: Option<&str>, random: u64, expected: &str) {
+    let mut world = World::new([]);
+    for object in crate::policy::http::tests::objects(&format!("{ROUTED}{routes}")).0 {
+        world.put(object);
+    }
+    let table = Table::compile(None, world.now());
+    let dst = OrigDst("10.96.0.1:80".parse().unwrap());
+    let client = pod("shop/client", &["10.0.0.9"]);
+    let found = match table.route_named(&client, dst, name, random) {
+        Route::Pod { pod, address, .. } => format!("{} {}", pod.name.name, address.port()),
+        Route::Passthrough { address, .. } => address.to_string(),
+        Route::Unavailable { reason, .. } => reason.as_str().to_owned(),
+    };
+    assert_eq!(found, expected);
+}
+
+fn connection_route(kind: &str, hostnames: &str, backends: &str) -> String {
+    format!(
+        "---\n{{apiVersion: gateway.networking.k8s.io/v1, kind: {kind}, metadata: {{name: r, \
+         namespace: shop}}, spec: {{parentRefs: [{{group: '', kind: Service, name: web}}], \
+         {hostnames} rules: [{{backendRefs: [{backends}]}}]}}}}\n"
+    )
+}
+
+#[test]
+fn a_tcp_route_shares_connections_by_weight() {
+    let half = u64::MAX / 2;
+    let both = "{name: one, port: 81}, {name: two, port: 82}";
+    let routes = connection_route("TCPRoute", "", both);
+    check_routed("", None, 0, "web 80");
+    check_routed(&routes, None, 0, "one 81");
+    check_routed(&routes, None, half, "one 81");
+    check_routed(&routes, None, half + 2, "two 82");
+    check_routed(&routes, None, u64::MAX, "two 82");
+    let gone = connection_route("TCPRoute", "", "{name: gone, port: 1}");
+    check_routed(&gone, None, 0, "backend_invalid");
+    let none = connection_route("TCPRoute", "", "{name: one, port: 81, weight: 0}");
+    check_routed(&none, None, 0, "backend_invalid");
+    let unknown = connection_route("TCPRoute", "", "{name: one, port: 81, magic: 1}");
+    check_routed(&unknown, None, 0, "backend_invalid");
+}
+
+#[test]
+fn a_tls_route_is_of_the_names_that_it_has() {
+    let names = "hostnames: [a.example.com],";
+    let routes = connection_route("TLSRoute", names, "{name: one, port: 81}");
+    check_routed(&routes, Some("a.example.com"), 0, "one 81");
+    check_routed(&routes, Some("b.example.com"), 0, "no_route");
+    check_routed(&routes, None, 0, "no_route");
+}

@@ -74,25 +74,33 @@ pub(in crate::proxy) async fn first_bytes(stream: &mut Stream) -> Speaks {
 
 /// Likewise, of a socket.
 pub(in crate::proxy) async fn of_socket(stream: &TcpStream) -> Speaks {
+    let speaks = look(stream, classify).await;
+    speaks.unwrap_or(Speaks::Other)
+}
+
+/// Looks at the first bytes of a socket until they tell something, and leaves them. `None`
+/// where it ends, or where there is no room for more, before they do. Cancel safe.
+pub(in crate::proxy) async fn look<T>(
+    stream: &TcpStream,
+    tell: impl Fn(&[u8]) -> Option<T>,
+) -> Option<T> {
     loop {
-        let Ok(ready) = stream.ready(Interest::READABLE).await else {
-            return Speaks::Other;
-        };
+        let ready = stream.ready(Interest::READABLE).await.ok()?;
         let looked = stream.try_io(Interest::READABLE, || {
             with_scratch(|scratch| {
                 let (count, _filled) = recv(stream, &mut scratch[..ENOUGH], RecvFlags::PEEK)?;
-                match classify(&scratch[..count]) {
-                    Some(speaks) => Ok(speaks),
-                    None if count == 0 || ready.is_read_closed() => Ok(Speaks::Other),
+                match tell(&scratch[..count]) {
+                    Some(told) => Ok(Some(told)),
+                    None if count == 0 || count == ENOUGH || ready.is_read_closed() => Ok(None),
                     // Told so, the runtime waits for more than what is there already.
                     None => Err(io::ErrorKind::WouldBlock.into()),
                 }
             })
         });
         match looked {
-            Ok(speaks) => return speaks,
+            Ok(told) => return told,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_reset) => return Speaks::Other,
+            Err(_reset) => return None,
         }
     }
 }

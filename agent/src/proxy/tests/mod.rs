@@ -6,6 +6,7 @@ mod limits;
 pub(super) mod noise;
 mod paths;
 mod probes;
+mod routes;
 mod tunnels;
 mod world;
 

@@ -41,7 +41,7 @@ spec: {clusterIP: 10.96.0.4, ports: [{port: 80}]}
 ";
 
 /// Objects of manifests, and what is wrong with them.
-fn objects(text: &str) -> (Vec<Object>, Vec<String>) {
+pub(in crate::policy) fn objects(text: &str) -> (Vec<Object>, Vec<String>) {
     let trust_domain = TrustDomain("cluster.local".into());
     let mut converter = Converter::new(trust_domain, NetnsFrom::Annotation);
     let (mut objects, mut problems) = (Vec::new(), Vec::new());
