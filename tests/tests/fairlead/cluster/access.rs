@@ -24,6 +24,14 @@ const AGENT_MAY: &[Action] = &[
     ("watch", "discovery.k8s.io/endpointslices", "", ""),
     ("watch", "fairlead.dev/authorizationpolicies", "", ""),
     ("patch", "fairlead.dev/meshpolicies/status", "shop", "x"),
+    ("watch", "gateway.networking.k8s.io/httproutes", "", ""),
+    ("list", "gateway.networking.k8s.io/referencegrants", "", ""),
+    (
+        "patch",
+        "gateway.networking.k8s.io/tlsroutes/status",
+        "shop",
+        "x",
+    ),
     ("create", "events.k8s.io/events", "shop", ""),
     (
         "update",
@@ -45,6 +53,18 @@ const AGENT_MAY_NOT: &[Action] = &[
     ("update", "namespaces", "", "shop"),
     ("update", "fairlead.dev/authorizationpolicies", "shop", "x"),
     ("create", "fairlead.dev/meshpolicies", "shop", ""),
+    (
+        "update",
+        "gateway.networking.k8s.io/httproutes",
+        "shop",
+        "x",
+    ),
+    (
+        "patch",
+        "gateway.networking.k8s.io/referencegrants/status",
+        "shop",
+        "x",
+    ),
     ("update", "configmaps", SYSTEM, "fairlead-ca-root-cert"),
     (
         "update",

@@ -1,5 +1,6 @@
 //! Requests and the rules that they are for, from manifests.
 
+mod conformance;
 mod incremental;
 mod matching;
 mod precedence;
