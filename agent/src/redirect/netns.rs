@@ -148,3 +148,41 @@ impl Drop for Back<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+    use std::process::Command;
+
+    use super::*;
+
+    /// Set for the process that must not survive.
+    const LOST: &str = "FAIRLEAD_TEST_LOST";
+
+    /// This test starts itself again, as the process with the thread that can't return.
+    #[test]
+    fn a_thread_that_cannot_return_ends_the_agent() {
+        if std::env::var_os(LOST).is_some() {
+            let file = File::open("/dev/null").unwrap();
+            let no_namespace = Netns {
+                identity: identity(&file).unwrap(),
+                file,
+                path: PathBuf::new(),
+                followed: false,
+                cookie: 0,
+                home: None,
+            };
+            // As work in a pod's namespace that panics.
+            let _caught = std::panic::catch_unwind(|| {
+                let _back = Back(&no_namespace);
+                panic!("inside");
+            });
+            return;
+        }
+        let name = "redirect::netns::tests::a_thread_that_cannot_return_ends_the_agent";
+        let mut again = Command::new(std::env::current_exe().unwrap());
+        let output = again.args(["--exact", name]).env(LOST, "1").output();
+        let status = output.unwrap().status;
+        assert_eq!(status.signal(), Some(libc::SIGABRT), "{status}");
+    }
+}

@@ -1,7 +1,9 @@
 //! What an application sees of its own connections when it is meshed.
 
+use std::os::unix::fs::MetadataExt as _;
+
 use anyhow::{Context, Result, ensure};
-use fairlead_tests::{Pod, PodSpec};
+use fairlead_tests::{Pod, PodSpec, until_ok};
 
 use crate::Test;
 use crate::mesh::{Mesh, SOON, client_and_server, run_python};
@@ -16,6 +18,7 @@ pub(crate) const TESTS: &[Test] = &[
         .with(&["python3", "tcpdump"]),
     Test::node("connections::hops_inside_pods_are_not_paced", unpaced).with(&["python3", "ss"]),
     Test::node("connections::namespaces_of_gone_pods_are_freed", freed).with(&["python3"]),
+    Test::node("connections::threads_come_home_from_pods", threads).with(&["python3"]),
 ];
 
 /// Keeps a connection open.
@@ -250,6 +253,34 @@ fn freed() -> Result<()> {
             (device().ok()? != 0).then_some(())
         })?;
         pod.unpublish()?;
+    }
+    Ok(())
+}
+
+/// Sockets are made by threads that enter the pod's namespace: none may stay there.
+fn threads() -> Result<()> {
+    let mesh = Mesh::up(&client_and_server())?;
+    let server = mesh.pod("server");
+    let _echo = echo(server)?;
+    let address = server.ip4.to_string();
+    for _ in 0..20 {
+        let output = run_python(mesh.pod("client"), DIAL, &["echo", &address, PORT])?;
+        ensure!(output.stdout.trim() == "right", "{output:?}");
+    }
+    for node in mesh.world.nodes() {
+        let home = std::fs::metadata(node.host.netns())?.ino();
+        let tasks = format!("/proc/{}/task", mesh.agent(&node.name).process.pid());
+        until_ok("all threads at home", SOON, || {
+            for task in std::fs::read_dir(&tasks)? {
+                let task = task?.path();
+                // One that has ended since is nowhere.
+                let Ok(inside) = std::fs::metadata(task.join("ns/net")) else {
+                    continue;
+                };
+                ensure!(inside.ino() == home, "{} is not", task.display());
+            }
+            Ok(())
+        })?;
     }
     Ok(())
 }
