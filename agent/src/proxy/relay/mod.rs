@@ -26,6 +26,11 @@ use super::permit::Permit;
 use super::record::{Near, Record};
 use crate::flow::KernelStats;
 
+/// The most that one read from an application takes. With what TLS and HTTP/2 add to it,
+/// the kernel sends it in one piece: that is 64 KiB at most, in whole segments, and what does
+/// not fit would be a second packet of a few bytes, each time.
+pub(super) const BATCH: usize = 62 << 10;
+
 /// How often a connection in use is looked at: metrics, limits.
 const TICK: Duration = Duration::from_secs(15);
 

@@ -8,18 +8,15 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::{Broken, Far, is_gone};
+use super::{BATCH, Broken, Far, is_gone};
 use crate::flow::KernelStats;
 use crate::proxy::dial;
 use crate::proxy::network::PodNetwork;
 
-/// The most that one read takes.
-const SCRATCH: usize = 64 << 10;
-
 thread_local! {
     /// Where a read lands until it is written or taken over, in the same poll: one for a
     /// thread, instead of one for a connection.
-    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into());
+    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; BATCH].into());
 }
 
 /// Lends the thread's buffer. Not to be nested.

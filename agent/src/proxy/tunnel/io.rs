@@ -4,8 +4,10 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_util::io::poll_read_buf;
 
 use crate::proxy::dial;
 
@@ -20,8 +22,7 @@ const AHEAD: usize = 64 << 10;
 #[derive(Debug)]
 pub(super) struct TunnelIo {
     stream: TcpStream,
-    ahead: Vec<u8>,
-    taken: usize,
+    ahead: BytesMut,
     bulk: bool,
 }
 
@@ -29,8 +30,7 @@ impl TunnelIo {
     pub(super) fn new(stream: TcpStream) -> Self {
         Self {
             stream,
-            ahead: Vec::new(),
-            taken: 0,
+            ahead: BytesMut::new(),
             bulk: false,
         }
     }
@@ -41,17 +41,13 @@ impl TunnelIo {
 
     /// Fills the memory ahead with one read.
     fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.ahead.resize(AHEAD, 0);
-        self.taken = 0;
-        let mut buffer = ReadBuf::new(&mut self.ahead);
-        let read = Pin::new(&mut self.stream).poll_read(cx, &mut buffer);
-        let count = buffer.filled().len();
-        self.ahead.truncate(count);
-        if count == 0 {
-            self.ahead = Vec::new();
+        self.ahead.reserve(AHEAD);
+        let read = poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.ahead);
+        if self.ahead.is_empty() {
+            self.ahead = BytesMut::new();
             self.bulk = false;
         }
-        read
+        read.map_ok(drop)
     }
 }
 
@@ -62,7 +58,7 @@ impl AsyncRead for TunnelIo {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.taken == this.ahead.len() {
+        if this.ahead.is_empty() {
             if !this.bulk {
                 let read = Pin::new(&mut this.stream).poll_read(cx, buffer);
                 this.bulk = buffer.remaining() == 0;
@@ -70,10 +66,9 @@ impl AsyncRead for TunnelIo {
             }
             ready!(this.poll_ahead(cx))?;
         }
-        let rest = &this.ahead[this.taken..];
-        let count = rest.len().min(buffer.remaining());
-        buffer.put_slice(&rest[..count]);
-        this.taken += count;
+        let count = this.ahead.len().min(buffer.remaining());
+        buffer.put_slice(&this.ahead[..count]);
+        this.ahead.advance(count);
         Poll::Ready(Ok(()))
     }
 }

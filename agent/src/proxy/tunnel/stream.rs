@@ -12,18 +12,17 @@ use bytes::{Buf, Bytes, BytesMut};
 use h2::{RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_util::io::poll_read_buf;
 
 use super::hop::Hop;
 use super::link::{Lease, Link};
 use crate::flow::KernelStats;
 use crate::proxy::network::PodNetwork;
-use crate::proxy::relay::{Broken, Far, with_scratch};
+use crate::proxy::relay::{BATCH, Broken, Far, with_scratch};
 
 /// Reads of at least this size announce more of them: the next goes into memory that is
 /// handed on as it is, instead of being copied out of the thread's buffer.
 const BULK: usize = 16 << 10;
-/// Size of such a read.
-const BULK_READ: usize = 64 << 10;
 /// How long a reset waits for what was written before it.
 const LAST_BYTES: Duration = Duration::from_secs(1);
 
@@ -158,12 +157,9 @@ impl HboneStream {
         near: &mut TcpStream,
     ) -> Poll<io::Result<Option<Bytes>>> {
         if self.bulk {
-            let mut memory = BytesMut::zeroed(BULK_READ);
-            let mut buffer = ReadBuf::new(&mut memory);
-            ready!(Pin::new(near).poll_read(cx, &mut buffer))?;
-            let count = buffer.filled().len();
+            let mut memory = BytesMut::with_capacity(BATCH);
+            let count = ready!(poll_read_buf(Pin::new(near), cx, &mut memory))?;
             self.bulk = count >= BULK;
-            memory.truncate(count);
             return Poll::Ready(Ok((count > 0).then(|| memory.freeze())));
         }
         with_scratch(|scratch| {
