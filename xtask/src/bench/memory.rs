@@ -15,6 +15,9 @@ use super::report::{Metric, Report};
 /// Connections that idle in each measurement.
 const CONNECTIONS: u16 = 1000;
 
+/// After this, a proxy idles that was just started.
+const START: Duration = Duration::from_secs(5);
+
 /// After this, what a proxy does after a connection's first request is done.
 const SETTLE: Duration = Duration::from_secs(1);
 
@@ -27,6 +30,8 @@ pub(super) fn measure(lab: &Lab, contenders: &[Contender], report: &mut Report) 
             .copied()
             .filter(|contender| *contender != contender.base())
     };
+    // What a start has used is given back by now.
+    std::thread::sleep(START);
     let mut idle = Vec::new();
     for contender in proxied() {
         idle.push((contender, process::resident_bytes(&lab.proxies(contender))?));
