@@ -10,7 +10,11 @@ use crate::state::Snapshot;
 
 /// How the source is, at `now`.
 pub(super) fn status(health: &Health, snapshot: &Snapshot, now: Timestamp) -> SourceStatus {
-    let policies = snapshot.authorization_policies.len() + snapshot.mesh_policies.len();
+    let policies = [
+        snapshot.authorization_policies.len(),
+        snapshot.mesh_policies.len(),
+        snapshot.traffic_policies.len(),
+    ];
     let objects = health.objects.iter();
     SourceStatus {
         name: health.source.clone(),
@@ -26,7 +30,7 @@ pub(super) fn status(health: &Health, snapshot: &Snapshot, now: Timestamp) -> So
         revision: snapshot.revision,
         pods: snapshot.pods.len(),
         services: snapshot.services.len(),
-        policies,
+        policies: policies.iter().sum(),
     }
 }
 

@@ -128,6 +128,15 @@ fn is_elsewhere(snapshot: &Snapshot, problem: &Problem) -> bool {
     let mesh = snapshot.mesh_policies.iter();
     let mesh = mesh.map(|(name, it)| ("MeshPolicy", name, &it.scope));
     let mut policies = authorization.chain(mesh);
+    let mut traffic = snapshot.traffic_policies.values();
+    let of_traffic = traffic.any(|policy| {
+        let of_it = problem.kind == "TrafficPolicy" && problem.object == policy.name.to_string();
+        let mut missing = snapshot.missing_traffic_targets(policy);
+        of_it && missing.any(|it| problem.field == it.field())
+    });
+    if of_traffic {
+        return true;
+    }
     let names = |scope: &PolicyScope| matches!(scope, PolicyScope::Services(_));
     policies.any(|(kind, name, scope)| {
         let of_it = problem.kind == kind && problem.object == name.to_string() && names(scope);

@@ -52,6 +52,7 @@ pub const AGENT_KINDS: &[ObjectKind] = &[
     ObjectKind::TcpRoute,
     ObjectKind::AuthorizationPolicy,
     ObjectKind::MeshPolicy,
+    ObjectKind::TrafficPolicy,
 ];
 
 /// What the certificate authority needs to know: who runs where.

@@ -250,6 +250,7 @@ mod tests {
             created: 0,
             generation: 1,
             invalid: None,
+            held: false,
         })
     }
 

@@ -50,6 +50,7 @@ pub use route::{
 };
 pub use rules::{Condition, PathPart, PathPattern, PathTemplate, Test, Values};
 pub use snapshot::Snapshot;
+pub use traffic_targets::MissingTarget;
 pub use writer::Writer;
 
 /// Label of namespaces and pods: `enabled` or `disabled`.

@@ -28,6 +28,9 @@ pub struct TrafficPolicy {
     /// What of it was not understood. What it said when it was last understood is in
     /// force; where it never was, those of its limits that are understood.
     pub invalid: Option<String>,
+    /// It is invalid, and `targets` and `spec` are what it said before. The writer decides
+    /// that.
+    pub held: bool,
 }
 
 /// A Service, or one of its ports.

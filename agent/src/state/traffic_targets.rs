@@ -8,22 +8,41 @@ use super::traffic::{TargetedPort, TrafficPolicy};
 use super::{Snapshot, Writer};
 use crate::model::NamespacedName;
 
+/// A target that does not exist.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MissingTarget {
+    index: usize,
+    key: &'static str,
+    /// What does not exist.
+    pub message: String,
+}
+
+impl MissingTarget {
+    /// The field that names it.
+    pub fn field(&self) -> String {
+        format!("spec.targetRefs[{}].{}", self.index, self.key)
+    }
+}
+
 impl Snapshot {
-    /// The targets of a policy that don't exist: their places in `targetRefs`, the field
-    /// that is wrong, and what is.
+    /// The targets of a policy that don't exist.
     pub fn missing_traffic_targets<'a>(
         &'a self,
         policy: &'a TrafficPolicy,
-    ) -> impl Iterator<Item = (usize, &'static str, String)> + 'a {
+    ) -> impl Iterator<Item = MissingTarget> + 'a {
         let namespace = &policy.name.namespace;
         let targets = policy.targets.iter().enumerate();
         targets.filter_map(move |(index, target)| {
             let name = NamespacedName::new(Arc::clone(namespace), Arc::clone(&target.service));
             let Some(service) = self.services.get(&name) else {
-                return Some((index, "name", format!("there is no Service {name}")));
+                return Some(MissingTarget {
+                    index,
+                    key: "name",
+                    message: format!("there is no Service {name}"),
+                });
             };
             let mut ports = service.ports.iter();
-            let (found, field, port) = match target.port.as_ref()? {
+            let (found, key, port) = match target.port.as_ref()? {
                 TargetedPort::Number(port) => {
                     let found = ports.any(|it| it.port == *port);
                     (found, "port", port.to_string())
@@ -33,9 +52,10 @@ impl Snapshot {
                     (found, "sectionName", format!("{port:?}"))
                 }
             };
-            (!found).then(|| {
-                let message = format!("the Service {name} has no TCP port {port}");
-                (index, field, message)
+            (!found).then(|| MissingTarget {
+                index,
+                key,
+                message: format!("the Service {name} has no TCP port {port}"),
             })
         })
     }
@@ -46,9 +66,13 @@ impl Writer {
     pub(super) fn put_traffic_policy(&mut self, mut policy: TrafficPolicy) {
         let name = policy.name.clone();
         let old = self.snapshot.traffic_policies.get(&name);
-        if let Some(old) = old.filter(|_| policy.invalid.is_some()) {
+        policy.held = false;
+        if let Some(old) = old.filter(|old| old.invalid.is_none() || old.held)
+            && policy.invalid.is_some()
+        {
             policy.targets.clone_from(&old.targets);
             policy.spec.clone_from(&old.spec);
+            policy.held = true;
         }
         if old.is_some_and(|old| **old == policy) {
             return;
@@ -69,13 +93,9 @@ impl Writer {
     fn check_traffic_targets(&mut self, policy: &TrafficPolicy) {
         let key = traffic_key(&policy.name);
         let missing = self.snapshot.missing_traffic_targets(policy);
-        let problems = missing.map(|(index, field, message)| {
-            let field = format!("spec.targetRefs[{index}].{field}");
-            self.problem(
-                &key,
-                &field,
-                format!("{message}: nothing is selected by it"),
-            )
+        let problems = missing.map(|it| {
+            let message = format!("{}: nothing is selected by it", it.message);
+            self.problem(&key, &it.field(), message)
         });
         let problems = problems.collect();
         self.report(Owner::Targets(key), problems);

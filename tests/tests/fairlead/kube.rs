@@ -147,9 +147,10 @@ impl Kube {
 }
 
 /// Our kinds, without which an agent runs too.
-const DEFINED: [(&str, &str); 2] = [
+const DEFINED: [(&str, &str); 3] = [
     ("authorizationpolicies", "AuthorizationPolicy"),
     ("meshpolicies", "MeshPolicy"),
+    ("trafficpolicies", "TrafficPolicy"),
 ];
 
 fn definition(plural: &str, kind: &str) -> Value {

@@ -47,7 +47,7 @@ pub async fn installed(access: &Access) -> Vec<Finding> {
 async fn kinds(client: &Client) -> Finding {
     const NAME: &str = "Kinds";
     let mut missing = Vec::new();
-    for kind in ["authorizationpolicies", "meshpolicies"] {
+    for kind in ["authorizationpolicies", "meshpolicies", "trafficpolicies"] {
         let name = format!("{kind}.fairlead.dev");
         let place = Place::new(
             "apiextensions.k8s.io/v1",

@@ -16,6 +16,10 @@ const FILES: &[(&str, &str)] = &[
         include_str!("../../../../deploy/crds/meshpolicies.yaml"),
     ),
     (
+        "crds/trafficpolicies.yaml",
+        include_str!("../../../../deploy/crds/trafficpolicies.yaml"),
+    ),
+    (
         "base/namespace.yaml",
         include_str!("../../../../deploy/base/namespace.yaml"),
     ),

@@ -17,6 +17,8 @@ mod mesh_policy;
 mod schema;
 mod selection;
 mod status;
+mod traffic_policy;
+mod traffic_schema;
 
 pub use authorization_policy::{
     Action, AuthorizationPolicy, AuthorizationPolicySpec, Destination, Operation, Origin, Rule,
@@ -25,6 +27,13 @@ pub use authorization_policy::{
 pub use mesh_policy::{MeshPolicy, MeshPolicySpec, Mtls, MtlsMode, PortMtls};
 pub use selection::{Selector, TargetKind, TargetRef};
 pub use status::{Condition, ConditionStatus, PolicyStatus};
+pub use traffic_policy::{
+    Abort, AdaptiveConcurrency, Algorithm, Backoff, Budget, Connections, ConsistentHash, Delay,
+    Descriptor, DescriptorEntry, DescriptorOrigin, Fault, GlobalLimit, HashTable, HeaderMatch,
+    LatencyOutlier, LimitKey, LoadBalancing, LocalLimit, Locality, Match, OnFailure,
+    OutlierDetection, RateLimit, Requests, Retries, RetryOn, ServiceRef, SlowStart, SuccessRate,
+    Timeouts, TrafficPolicy, TrafficPolicySpec, TrafficTargetRef,
+};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1 as apiextensions;
 use kube::CustomResourceExt as _;
@@ -33,8 +42,10 @@ use kube::CustomResourceExt as _;
 pub fn definitions() -> Vec<apiextensions::CustomResourceDefinition> {
     let authorization = schema::finish(AuthorizationPolicy::crd());
     let mesh = schema::finish(MeshPolicy::crd());
+    let traffic = schema::finish(TrafficPolicy::crd());
     vec![
         columns::add(authorization, "Action", "What it does where it matches"),
         columns::add(mesh, "mTLS", "What it demands of connections"),
+        columns::add(traffic, "Says", "What it speaks of"),
     ]
 }

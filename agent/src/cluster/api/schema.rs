@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 /// A rule in CEL. API servers before 1.25 ignore it; the agents do not.
 pub(super) struct Rule {
-    rule: &'static str,
-    message: &'static str,
+    pub(super) rule: &'static str,
+    pub(super) message: &'static str,
 }
 
 /// Of the spec of a policy.
@@ -57,7 +57,7 @@ pub(super) fn rules<const N: usize>(rules: [impl std::borrow::Borrow<Rule>; N]) 
 /// A trust domain, namespace or service account of an identity.
 const SEGMENT: &str = "[A-Za-z0-9._-]+";
 /// `abc`, `abc*`, `*abc` or `*`.
-const NAME: &str = r"^(\*|\*[^*]+|[^*]+\*?)$";
+pub(super) const NAME: &str = r"^(\*|\*[^*]+|[^*]+\*?)$";
 /// Only what it consists of: whether it is an address the conversion decides.
 const BLOCK: &str = "^[0-9A-Fa-f:.]+(/[0-9]{1,3})?$";
 /// 1 to 65535.

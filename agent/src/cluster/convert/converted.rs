@@ -86,6 +86,10 @@ impl Converted {
             (Some(Object::MeshPolicy(policy)), _) if policy.invalid.is_some() => {
                 "; the policy is STRICT for what it selects"
             }
+            (Some(Object::TrafficPolicy(policy)), _) if policy.invalid.is_some() => match had {
+                true => "; what was last understood of the policy stays in force",
+                false => "; of the policy only limits that are understood are in force",
+            },
             (None, Some(_)) if had => "; its last good version stays in force",
             (None, Some(_)) => "; it is left out",
             (Some(_), _) | (None, None) => "",
@@ -123,8 +127,10 @@ impl Converted {
         self.name = name(value, true).ok();
         let (field, message) = match group {
             GROUP => {
-                let message = format!("kind {kind} is not supported yet: it has no effect");
-                ("kind", message)
+                let message = format!(
+                    "{version} is not an API version of {kind}, {API_VERSION} is: it has no effect"
+                );
+                ("apiVersion", message)
             }
             // They are there for those who serve gateways.
             GATEWAY_GROUP if matches!(kind, "Gateway" | "GatewayClass" | "ListenerSet") => return,

@@ -11,6 +11,7 @@ mod reader;
 mod route;
 mod rules;
 mod service;
+mod traffic;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
@@ -62,7 +63,7 @@ const GROUP: &str = "fairlead.dev";
 const API_VERSION: &str = "fairlead.dev/v1alpha1";
 
 /// The API versions of each kind that are alike for the mesh, the preferred one first.
-const VERSIONS: [(ObjectKind, &[&str]); 11] = [
+const VERSIONS: [(ObjectKind, &[&str]); 12] = [
     (ObjectKind::Namespace, &["v1"]),
     (ObjectKind::Pod, &["v1"]),
     (ObjectKind::EndpointSlice, &["discovery.k8s.io/v1"]),
@@ -105,6 +106,7 @@ const VERSIONS: [(ObjectKind, &[&str]); 11] = [
     ),
     (ObjectKind::AuthorizationPolicy, &[API_VERSION]),
     (ObjectKind::MeshPolicy, &[API_VERSION]),
+    (ObjectKind::TrafficPolicy, &[API_VERSION]),
 ];
 
 /// The API versions in which a kind is read, the preferred one first.
@@ -172,7 +174,8 @@ impl Converter {
             Some(ObjectKind::TcpRoute) => route::convert(out, value, RouteKind::Tcp),
             Some(ObjectKind::AuthorizationPolicy) => policy::authorization(out, value, None),
             Some(ObjectKind::MeshPolicy) => policy::mesh(out, value, None),
-            Some(ObjectKind::TrafficPolicy) | None => out.unknown(value, version, kind),
+            Some(ObjectKind::TrafficPolicy) => traffic::convert(out, value),
+            None => out.unknown(value, version, kind),
         }
         converted
     }

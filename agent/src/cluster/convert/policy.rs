@@ -198,12 +198,12 @@ fn check_custom(reader: &mut Reader, action: Action, dry_run: bool, provided: bo
 }
 
 /// The first problem, for the policy itself; all of them go where problems go.
-fn invalid(reader: &Reader) -> Option<String> {
+pub(super) fn invalid(reader: &Reader) -> Option<String> {
     let FieldProblem { field, message } = reader.problems.first()?;
     Some(format!("{field}: {message}"))
 }
 
-fn generation(value: &Value) -> i64 {
+pub(super) fn generation(value: &Value) -> i64 {
     let generation = value.get("metadata").and_then(|m| m.get("generation"));
     generation.and_then(Value::as_i64).unwrap_or(0)
 }

@@ -403,9 +403,9 @@ fn kinds_that_are_not_read() {
     check_kind("v2", "Pod", Some("there is no kind Pod in v2"));
     check_kind("apps/v1", "Pod", Some("is not an API version of Pod"));
     check_kind(
-        "fairlead.dev/v1alpha1",
+        "fairlead.dev/v1",
         "TrafficPolicy",
-        Some("is not supported yet: it has no effect"),
+        Some("fairlead.dev/v1alpha1 is: it has no effect"),
     );
     check_kind("gateway.networking.k8s.io/v1", "Gateway", None);
     check_kind(

@@ -10,6 +10,7 @@ mod policy;
 mod requests;
 mod routes;
 mod schema;
+mod traffic;
 
 use std::sync::Arc;
 

@@ -79,6 +79,7 @@ fn holds(keyword: &str, expected: &Value, schema: &Map<String, Value>, value: &V
             "string" => value.is_string(),
             "boolean" => value.is_boolean(),
             "integer" => value.is_i64() || value.is_u64(),
+            "number" => value.is_number(),
             other => panic!("type {other}"),
         },
         "enum" => expected.as_array().unwrap().contains(value),

@@ -9,6 +9,7 @@ mod protocol;
 mod requests;
 mod route;
 mod scale;
+mod traffic;
 
 use std::net::IpAddr;
 

@@ -32,6 +32,8 @@ const AGENT_MAY: &[Action] = &[
         "shop",
         "x",
     ),
+    ("watch", "fairlead.dev/trafficpolicies", "", ""),
+    ("patch", "fairlead.dev/trafficpolicies/status", "shop", "x"),
     ("create", "events.k8s.io/events", "shop", ""),
     (
         "update",
@@ -65,6 +67,7 @@ const AGENT_MAY_NOT: &[Action] = &[
         "shop",
         "x",
     ),
+    ("update", "fairlead.dev/trafficpolicies", "shop", "x"),
     ("update", "configmaps", SYSTEM, "fairlead-ca-root-cert"),
     (
         "update",

@@ -33,7 +33,7 @@ pub(crate) fn install(plane: &ControlPlane) -> Result<()> {
         drop(plane.admin().create(object)?);
     }
     until_ok("the kinds of fairlead.dev", SOON, || {
-        for kind in ["authorizationpolicies", "meshpolicies"] {
+        for kind in ["authorizationpolicies", "meshpolicies", "trafficpolicies"] {
             let path = format!("/apis/fairlead.dev/v1alpha1/{kind}");
             drop(plane.admin().get(&path)?);
         }

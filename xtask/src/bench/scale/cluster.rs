@@ -51,6 +51,7 @@ impl Cluster {
         for (plural, kind) in [
             ("authorizationpolicies", "AuthorizationPolicy"),
             ("meshpolicies", "MeshPolicy"),
+            ("trafficpolicies", "TrafficPolicy"),
         ] {
             drop(server.put(definition(plural, kind))?);
         }

@@ -20,9 +20,9 @@ pub(super) struct Kind {
     pub(super) stage: usize,
 }
 
-/// Every kind that the state has a use for. What is not here (nodes, service accounts,
-/// traffic policies) would be sent to every node of a cluster for nothing.
-pub(super) const KINDS: [Kind; 11] = [
+/// Every kind that the state has a use for. What is not here (nodes, service accounts)
+/// would be sent to every node of a cluster for nothing.
+pub(super) const KINDS: [Kind; 12] = [
     kind(ObjectKind::Namespace, "namespaces", 0),
     kind(ObjectKind::Pod, "pods", 0),
     kind(ObjectKind::EndpointSlice, "endpointslices", 1),
@@ -34,6 +34,7 @@ pub(super) const KINDS: [Kind; 11] = [
     gateway(ObjectKind::TcpRoute, "tcproutes"),
     custom(ObjectKind::AuthorizationPolicy, "authorizationpolicies"),
     custom(ObjectKind::MeshPolicy, "meshpolicies"),
+    custom(ObjectKind::TrafficPolicy, "trafficpolicies"),
 ];
 
 /// How often kinds that are not installed are looked for: ours, without which a mesh has no
@@ -124,6 +125,7 @@ mod tests {
                 "/apis/gateway.networking.k8s.io/v1/tcproutes",
                 "/apis/fairlead.dev/v1alpha1/authorizationpolicies",
                 "/apis/fairlead.dev/v1alpha1/meshpolicies",
+                "/apis/fairlead.dev/v1alpha1/trafficpolicies",
             ]
         );
         assert_eq!(KINDS[1].resource(), "pods");

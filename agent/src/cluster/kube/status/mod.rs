@@ -309,9 +309,10 @@ impl From<ApiFailure> for Unsaid {
 }
 
 /// The kinds that have a status.
-const KINDS: [ObjectKind; 6] = [
+const KINDS: [ObjectKind; 7] = [
     ObjectKind::AuthorizationPolicy,
     ObjectKind::MeshPolicy,
+    ObjectKind::TrafficPolicy,
     ObjectKind::GrpcRoute,
     ObjectKind::HttpRoute,
     ObjectKind::TlsRoute,

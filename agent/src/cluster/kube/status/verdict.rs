@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use crate::cluster::api::{Condition, ConditionStatus, PolicyStatus};
 use crate::model::NamespacedName;
+use crate::state::traffic::{TargetedPort, TrafficPolicy, TrafficTarget};
 use crate::state::{
     Action, AuthorizationPolicy, MeshPolicy, ObjectKey, ObjectKind, PolicyScope, Problem, Snapshot,
 };
@@ -57,10 +58,10 @@ pub(super) fn verdicts(snapshot: &Snapshot) -> BTreeMap<ObjectKey, Verdict> {
                 effect: effect_of_authorization(policy),
                 target: policy.scope.to_string(),
                 statements: statements(
-                    snapshot,
                     &key,
-                    (&policy.scope, policy.invalid.as_deref()),
+                    policy.invalid.as_deref(),
                     meaning_of_authorization(policy),
+                    missing(snapshot, name, &policy.scope),
                     &problems,
                 ),
             };
@@ -73,10 +74,28 @@ pub(super) fn verdicts(snapshot: &Snapshot) -> BTreeMap<ObjectKey, Verdict> {
             effect: effect_of_mesh(policy),
             target: policy.scope.to_string(),
             statements: statements(
-                snapshot,
                 &key,
-                (&policy.scope, policy.invalid.as_deref()),
+                policy.invalid.as_deref(),
                 "in force",
+                missing(snapshot, name, &policy.scope),
+                &problems,
+            ),
+        };
+        (key, verdict)
+    });
+    let of_traffic = snapshot.traffic_policies.iter().map(|(name, policy)| {
+        let key = key(ObjectKind::TrafficPolicy, name);
+        let missing = snapshot.missing_traffic_targets(policy);
+        let missing = missing.map(|it| format!("{}: {}", it.field(), it.message));
+        let verdict = Verdict {
+            generation: policy.generation,
+            effect: effect_of_traffic(policy),
+            target: target_of_traffic(policy),
+            statements: statements(
+                &key,
+                policy.invalid.as_deref(),
+                "in force",
+                Some(missing.collect()),
                 &problems,
             ),
         };
@@ -84,7 +103,8 @@ pub(super) fn verdicts(snapshot: &Snapshot) -> BTreeMap<ObjectKey, Verdict> {
     });
     // What the API server gave no version of is not there to have a status.
     let versioned = |(_, verdict): &(ObjectKey, Verdict)| verdict.generation > 0;
-    of_authorization.chain(of_mesh).filter(versioned).collect()
+    let policies = of_authorization.chain(of_mesh).chain(of_traffic);
+    policies.filter(versioned).collect()
 }
 
 fn key(kind: ObjectKind, name: &NamespacedName) -> ObjectKey {
@@ -131,20 +151,63 @@ fn effect_of_mesh(policy: &MeshPolicy) -> String {
     effect
 }
 
-fn statements(
+/// What a traffic policy speaks of.
+fn effect_of_traffic(policy: &TrafficPolicy) -> String {
+    let spec = &policy.spec;
+    let sections = [
+        (spec.load_balancing.is_some(), "load balancing"),
+        (spec.connections.is_some(), "connections"),
+        (spec.requests.is_some(), "requests"),
+        (spec.outlier_detection.is_some(), "outlier detection"),
+        (spec.retries.is_some(), "retries"),
+        (spec.timeouts.is_some(), "timeouts"),
+        (!spec.rate_limits.is_empty(), "rate limits"),
+        (!spec.faults.is_empty(), "faults"),
+        (spec.adaptive_concurrency.is_some(), "adaptive concurrency"),
+    ];
+    let said: Vec<&str> = sections
+        .into_iter()
+        .filter_map(|(is_there, word)| is_there.then_some(word))
+        .collect();
+    match (said.is_empty(), policy.held) {
+        (true, _) => "nothing".to_owned(),
+        (false, true) => format!("{} (as before)", said.join(", ")),
+        (false, false) => said.join(", "),
+    }
+}
+
+fn target_of_traffic(policy: &TrafficPolicy) -> String {
+    let target = |target: &TrafficTarget| match &target.port {
+        None => target.service.to_string(),
+        Some(TargetedPort::Number(port)) => format!("{}:{port}", target.service),
+        Some(TargetedPort::Name(port)) => format!("{}:{port}", target.service),
+    };
+    let targets: Vec<String> = policy.targets.iter().map(target).collect();
+    format!("services {}", targets.join(","))
+}
+
+/// The Services of a scope that don't exist; `None` where it names none.
+fn missing(
     snapshot: &Snapshot,
+    policy: &NamespacedName,
+    scope: &PolicyScope,
+) -> Option<Vec<String>> {
+    let namespace = &policy.namespace;
+    let missing = snapshot.missing_targets(namespace, scope);
+    let missing = missing.map(|(index, name)| {
+        format!("spec.targetRefs[{index}].name: there is no Service {namespace}/{name}")
+    });
+    matches!(scope, PolicyScope::Services(_)).then(|| missing.collect())
+}
+
+fn statements(
     key: &ObjectKey,
-    (scope, invalid): (&PolicyScope, Option<&str>),
+    invalid: Option<&str>,
     meaning: &str,
+    missing: Option<Vec<String>>,
     problems: &Problems<'_>,
 ) -> Vec<Statement> {
-    let namespace = &key.name.namespace;
-    let missing: Vec<String> = snapshot
-        .missing_targets(namespace, scope)
-        .map(|(index, name)| {
-            format!("spec.targetRefs[{index}].name: there is no Service {namespace}/{name}")
-        })
-        .collect();
+    let of_targets = missing.as_deref().unwrap_or_default();
     let accepted = match invalid {
         Some(first) => {
             let object = key.object();
@@ -155,7 +218,8 @@ fn statements(
                 field => format!("{field}: {}", problem.message),
             });
             // Those of targets stand in a condition of their own.
-            let told = told.filter(|text| !missing.iter().any(|it| text.starts_with(it.as_str())));
+            let told =
+                told.filter(|text| !of_targets.iter().any(|it| text.starts_with(it.as_str())));
             let told: Vec<String> = told.collect();
             let message = if told.is_empty() {
                 first.to_owned()
@@ -176,7 +240,7 @@ fn statements(
             message: meaning.to_owned(),
         },
     };
-    let resolved = matches!(scope, PolicyScope::Services(_)).then(|| {
+    let resolved = missing.as_ref().map(|missing| {
         if missing.is_empty() {
             return Statement {
                 kind: RESOLVED_REFS,
@@ -189,7 +253,7 @@ fn statements(
             kind: RESOLVED_REFS,
             holds: false,
             reason: "TargetNotFound",
-            message: list(&missing),
+            message: list(missing),
         }
     });
     std::iter::once(accepted).chain(resolved).collect()
