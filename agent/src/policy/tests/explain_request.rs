@@ -274,6 +274,7 @@ fn traffic_policies_in_force_are_told() {
         created: 0,
         generation: 1,
         invalid: None,
+        held: false,
     };
     let explanation = check(vec![Object::TrafficPolicy(policy)], "GET /", FINE);
     let traffic = steps(&explanation).backends[0].traffic.as_ref().unwrap();
