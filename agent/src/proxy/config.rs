@@ -73,6 +73,10 @@ pub struct HttpConfig {
     pub idle_per_server: usize,
     /// Requests on one upstream connection of HTTP/2 before another is opened.
     pub streams_per_connection: usize,
+    /// Bytes of a request's body that are kept, so that it can be sent again.
+    pub replay_bytes: usize,
+    /// Bytes that the copy for a mirror may be behind the request.
+    pub mirror_bytes: usize,
 }
 
 /// When the kernel probes a silent peer.
@@ -184,6 +188,8 @@ impl Config {
                 upstream_idle: Duration::from_secs(30),
                 idle_per_server: 128,
                 streams_per_connection: 100,
+                replay_bytes: 64 << 10,
+                mirror_bytes: 256 << 10,
             },
         }
     }

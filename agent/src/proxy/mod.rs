@@ -56,6 +56,7 @@ pub use self::account::PodUsage;
 pub use self::clusters::ClusterFigures;
 use self::clusters::Clusters;
 pub use self::config::{Config, HttpConfig, Keepalive, TunnelConfig};
+use self::http::Limits;
 pub use self::network::{EnrolledPod, Family, Listeners, PodKey, PodNetwork, TcpInfo};
 use self::pod::LocalPod;
 use self::shared::{Counters, Shared};
@@ -115,6 +116,7 @@ impl Proxy {
         let clusters = Clusters::new(config.node.clone());
         let shared = Arc::new(Shared {
             clusters,
+            limits: Limits::default(),
             config,
             tables,
             identities,

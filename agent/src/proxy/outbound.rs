@@ -261,7 +261,7 @@ async fn requests(
         leaving: &pod.leaving,
         config: &shared.config.http,
     };
-    http::serve(client, Arc::new(outbound), revoked, record).await
+    http::serve(client, outbound, revoked, record).await
 }
 
 /// Dials, unless that depends on what the client says, and listens to who speaks first.

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::clusters::Clusters;
 use super::config::Config;
-use super::http::Keys;
+use super::http::{Keys, Limits};
 use super::pod::LocalPod;
 use super::record::{ConnectionId, Record};
 use super::tasks::Tasks;
@@ -30,6 +30,7 @@ pub(super) struct Shared {
     pub(super) clusters: Clusters,
     /// Of those who issue tokens to end users.
     pub(super) keys: Keys,
+    pub(super) limits: Limits,
     pub(super) tasks: Tasks,
     pub(super) workers: Workers,
     pub(super) counters: Counters,

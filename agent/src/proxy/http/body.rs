@@ -11,8 +11,13 @@ use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::filter::grpc_web::{Decoded, Encoded, NotBase64};
+use super::filter::mirror::{Copy, FellBehind, Tee};
 use super::record::Exchange;
+use super::replay::{ReplayBody, Superseded};
+use super::timed::{Timed, TimedOut};
 use super::upstream::{Answer1, Answer2};
+use crate::proxy::account::Held;
 
 /// Why a body ended before its end.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +28,18 @@ pub(in crate::proxy) enum BodyError {
     /// Its stream of HTTP/2 ended.
     #[error("HTTP/2: {0}")]
     Http2(#[from] h2::Error),
+    /// An answer took longer than the route or the policy lets it.
+    #[error("{0}")]
+    Late(#[from] TimedOut),
+    /// Another try has the body now.
+    #[error("{0}")]
+    Superseded(#[from] Superseded),
+    /// The copy for a mirror was given up.
+    #[error("{0}")]
+    FellBehind(#[from] FellBehind),
+    /// The body of a call of gRPC-Web is not what it says.
+    #[error("{0}")]
+    NotBase64(#[from] NotBase64),
 }
 
 impl BodyError {
@@ -31,6 +48,8 @@ impl BodyError {
         match self {
             Self::Http2(error) => error.reason().unwrap_or(h2::Reason::CANCEL),
             Self::Http1(_) => h2::Reason::INTERNAL_ERROR,
+            Self::NotBase64(_) => h2::Reason::PROTOCOL_ERROR,
+            Self::Late(_) | Self::Superseded(_) | Self::FellBehind(_) => h2::Reason::CANCEL,
         }
     }
 }
@@ -58,6 +77,18 @@ enum Kind {
     Answer2(Box<Answer2>),
     /// Some of it was read before it goes on.
     Begun(Box<Begun>),
+    /// A request's, which may be sent again.
+    Replay(Box<ReplayBody<Body, Held>>),
+    /// A request's, of which a copy is made on the way.
+    Tee(Box<Tee<Body>>),
+    /// That copy.
+    Copy(Box<Copy>),
+    /// An answer's, which ends in time.
+    Timed(Box<Timed<Body>>),
+    /// Of gRPC-Web, as gRPC has it.
+    Decoded(Box<Decoded<Body>>),
+    /// Of gRPC, as gRPC-Web has it.
+    Encoded(Box<Encoded<Body>>),
 }
 
 /// A body of which some was read.
@@ -142,6 +173,30 @@ impl Body {
 
     pub(super) fn answer2(answer: Answer2) -> Self {
         Self::of(Kind::Answer2(Box::new(answer)))
+    }
+
+    pub(super) fn replay(body: ReplayBody<Self, Held>) -> Self {
+        Self::of(Kind::Replay(Box::new(body)))
+    }
+
+    pub(super) fn tee(body: Tee<Self>) -> Self {
+        Self::of(Kind::Tee(Box::new(body)))
+    }
+
+    pub(super) fn copy(body: Copy) -> Self {
+        Self::of(Kind::Copy(Box::new(body)))
+    }
+
+    pub(super) fn timed(body: Timed<Self>) -> Self {
+        Self::of(Kind::Timed(Box::new(body)))
+    }
+
+    pub(super) fn decoded(body: Decoded<Self>) -> Self {
+        Self::of(Kind::Decoded(Box::new(body)))
+    }
+
+    pub(super) fn encoded(body: Encoded<Self>) -> Self {
+        Self::of(Kind::Encoded(Box::new(body)))
     }
 
     fn of(kind: Kind) -> Self {
@@ -231,6 +286,12 @@ impl Body {
                 self.kind = std::mem::take(&mut begun.rest);
                 self.poll_kind(cx)
             }
+            Kind::Replay(body) => Pin::new(body).poll_frame(cx),
+            Kind::Tee(body) => Pin::new(body).poll_frame(cx),
+            Kind::Copy(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::FellBehind),
+            Kind::Timed(body) => Pin::new(body).poll_frame(cx),
+            Kind::Decoded(body) => Pin::new(body).poll_frame(cx),
+            Kind::Encoded(body) => Pin::new(body).poll_frame(cx),
         }
     }
 }
@@ -244,6 +305,12 @@ impl Kind {
             Self::Http2(receive) => receive.is_end_stream(),
             Self::Answer1(answer) => answer.is_end_stream(),
             Self::Answer2(answer) => answer.is_end_stream(),
+            Self::Replay(body) => body.is_end_stream(),
+            Self::Tee(body) => body.is_end_stream(),
+            Self::Copy(body) => body.is_end_stream(),
+            Self::Timed(body) => body.is_end_stream(),
+            Self::Decoded(body) => body.is_end_stream(),
+            Self::Encoded(body) => body.is_end_stream(),
             Self::Begun(begun) => {
                 begun.bytes.is_empty() && begun.trailers.is_none() && begun.rest.is_end_stream()
             }
@@ -256,6 +323,12 @@ impl Kind {
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Http1(incoming) => incoming.size_hint(),
             Self::Answer1(answer) => answer.size_hint(),
+            Self::Replay(body) => body.size_hint(),
+            Self::Tee(body) => body.size_hint(),
+            Self::Copy(body) => body.size_hint(),
+            Self::Timed(body) => body.size_hint(),
+            Self::Decoded(body) => body.size_hint(),
+            Self::Encoded(body) => body.size_hint(),
             Self::Http2(_) | Self::Answer2(_) => SizeHint::default(),
             Self::Begun(begun) => {
                 let read = begun.bytes.len() as u64;
@@ -312,7 +385,7 @@ impl HttpBody for Body {
             (Tail::Exchange(exchange), Some(Ok(frame))) => {
                 exchange.received(frame);
             }
-            (Tail::Exchange(exchange), Some(Err(_))) => exchange.broken(),
+            (Tail::Exchange(exchange), Some(Err(error))) => exchange.broken(error),
             (Tail::Upload(_) | Tail::Exchange(_), _) => {}
         }
         let over = match &polled {

@@ -39,7 +39,11 @@ impl Deadline {
         now: Instant,
     ) -> Option<Self> {
         let limits = limits.into_iter().flatten();
-        let after = limits.filter(|limit| !limit.is_zero()).min()?;
+        Self::after(limits.filter(|limit| !limit.is_zero()).min()?, now)
+    }
+
+    /// After so long; `None`: later than time goes.
+    pub(in crate::proxy) fn after(after: Duration, now: Instant) -> Option<Self> {
         let at = now.checked_add(after)?;
         Some(Self { at, after })
     }

@@ -12,7 +12,7 @@ use super::body::Body;
 use super::gate::Door;
 use super::headers;
 use super::io::Io;
-use super::reason::Reason;
+use super::reason::{Reason, disown};
 use super::record::Exchange;
 use super::server::{Answer, Handler};
 use super::session::{finish, refuse, unanswered};
@@ -118,7 +118,9 @@ impl Inbound {
         let request = Request::from_parts(parts, body);
         let sent = exit.send(request, self).await;
         let mut sent = sent.map_err(|failed| unanswered(&failed.why))?;
-        admitted.apply(sent.response.headers_mut());
+        let headers = sent.response.headers_mut();
+        disown(headers);
+        admitted.apply(headers);
         Ok(sent)
     }
 }

@@ -12,18 +12,18 @@
 
 mod authn;
 mod body;
-#[cfg_attr(not(test), expect(dead_code, reason = "the pipeline calls it next"))]
+mod copies;
 mod deadline;
 pub(super) mod detect;
 mod external;
-#[cfg_attr(not(test), expect(dead_code, reason = "the pipeline calls it next"))]
 mod filter;
+mod forward;
 mod gate;
 mod headers;
 mod inbound;
 mod io;
-#[cfg_attr(not(test), expect(dead_code, reason = "the pipeline calls it next"))]
 mod limit;
+mod load;
 mod outbound;
 mod pump;
 #[expect(
@@ -32,15 +32,13 @@ mod pump;
 )]
 mod reason;
 mod record;
-#[cfg_attr(not(test), expect(dead_code, reason = "the pipeline calls it next"))]
 mod replay;
 mod reply;
-#[cfg_attr(not(test), expect(dead_code, reason = "the pipeline calls it next"))]
 mod retry;
 mod server;
 mod session;
-#[cfg_attr(not(test), expect(dead_code, reason = "the pipeline calls it next"))]
 mod timed;
+mod tries;
 mod upstream;
 
 pub(super) use self::authn::Keys;
@@ -50,6 +48,7 @@ pub(super) use self::external::Channels;
 pub(super) use self::external::generated as external_protocol;
 pub(super) use self::inbound::Inbound;
 pub(super) use self::io::Io;
+pub(super) use self::limit::Limits;
 pub(super) use self::outbound::{Begun, Outbound};
 pub(super) use self::server::{Client, serve};
 pub(super) use self::upstream::Upstreams;

@@ -9,17 +9,18 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use http::request::Parts;
-use http::{Method, Request, Version};
+use http::{HeaderMap, Method, Request, Version};
 use tokio::sync::watch;
 
 use super::body::Body;
+use super::forward::Asked;
 use super::gate::{Admitted, Door};
 use super::headers;
 use super::io::Io;
-use super::reason::{Reason, ReasonKind};
+use super::reason::{Reason, ReasonKind, disown};
 use super::record::Exchange;
 use super::server::{Answer, Handler};
 use super::session::{finish, refuse, unanswered};
@@ -35,16 +36,18 @@ use crate::state::Pod;
 /// One connection of a pod's application, and what its requests have in common.
 #[derive(Debug)]
 pub(in crate::proxy) struct Outbound {
-    dialler: Dialler,
+    pub(super) dialler: Dialler,
     /// What the application dialled.
-    dialled: SocketAddr,
+    pub(super) dialled: SocketAddr,
     /// What that is, if it is a Service.
     service: Option<NamespacedName>,
     id: ConnectionId,
     /// Requests that were sent to no server.
-    ends: Arc<RequestFlow>,
+    pub(super) ends: Arc<RequestFlow>,
     common: RequestEnds,
     known: Mutex<Known>,
+    /// For tasks that go on when the request is answered.
+    pub(super) this: Weak<Self>,
 }
 
 /// The endpoint that was dialled before the client was known to speak HTTP, and how that
@@ -65,11 +68,12 @@ struct Known {
 }
 
 /// Where a request goes.
-struct Server {
-    address: SocketAddr,
+#[derive(Debug)]
+pub(super) struct Server {
+    pub(super) address: SocketAddr,
     pod: Option<Arc<Pod>>,
     service: Option<NamespacedName>,
-    way: Way,
+    pub(super) way: Way,
 }
 
 impl Outbound {
@@ -78,12 +82,12 @@ impl Outbound {
         (dialled, service): (SocketAddr, Option<NamespacedName>),
         (id, common): (ConnectionId, RequestEnds),
         begun: Option<Begun>,
-    ) -> Self {
+    ) -> Arc<Self> {
         let shared = &dialler.shared;
         let mut tables = shared.tables.clone();
         let table = Arc::clone(&tables.borrow_and_update());
         let ends = Arc::new(shared.flows.requests(common.clone()));
-        Self {
+        Arc::new_cyclic(|this| Self {
             dialler,
             dialled,
             service,
@@ -96,7 +100,8 @@ impl Outbound {
                 servers: HashMap::new(),
                 begun,
             }),
-        }
+            this: Weak::clone(this),
+        })
     }
 
     async fn answer(&self, request: Request<Body>) -> Answer {
@@ -107,7 +112,7 @@ impl Outbound {
         let mut exchange = Exchange::begin(Arc::clone(&self.ends), flows, &parts, upload);
         let is_head = parts.method == Method::HEAD;
         let sent = match headers::receive(&mut parts) {
-            Ok(()) => self.forward(parts, body, &mut exchange).await,
+            Ok(()) => self.pass_on(parts, body, &mut exchange).await,
             Err(reason) => Err(reason),
         };
         match sent {
@@ -116,28 +121,39 @@ impl Outbound {
         }
     }
 
-    async fn forward(
+    async fn pass_on(
         &self,
+        parts: Parts,
+        body: Body,
+        exchange: &mut Exchange,
+    ) -> Result<upstream::Sent, Reason> {
+        let table = self.table();
+        let service = table.service_at(OrigDst(self.dialled));
+        let Some((service, port)) = service.map(|(service, port)| (service.clone(), port)) else {
+            return self.direct(&table, parts, body, exchange).await;
+        };
+        let asked = Asked {
+            table,
+            service: (service, port),
+            parts,
+            body,
+        };
+        Ok(self.forward(asked, exchange).await)
+    }
+
+    /// Sends a request to an address that is no Service's.
+    async fn direct(
+        &self,
+        table: &Table,
         mut parts: Parts,
         mut body: Body,
         exchange: &mut Exchange,
     ) -> Result<upstream::Sent, Reason> {
         use http_body::Body as _;
-        let server = self.choose()?;
+        let server = self.server(table, self.dialled, self.service.as_ref())?;
         exchange.upstream = Some(server.address);
         exchange.ends = self.ends_at(&server);
-        let mut admitted = Admitted::default();
-        if let Way::Local(local) = &server.way {
-            let subject = self.dialler.subject(server.address);
-            let door = Door {
-                shared: &self.dialler.shared,
-                server: local,
-                subject: &subject,
-                client: self.dialler.shown(server.address),
-                address: server.address,
-            };
-            admitted = door.admit(&mut parts, &mut body, exchange).await?;
-        }
+        let admitted = self.admit(&server, &mut parts, &mut body, exchange).await?;
         let version = match parts.version >= Version::HTTP_2 {
             true => upstream::Version::Http2,
             false => upstream::Version::Http1,
@@ -153,38 +169,61 @@ impl Outbound {
         let request = Request::from_parts(parts, body);
         let sent = exit.send(request, &(self, &server)).await;
         let mut sent = sent.map_err(|failed| unanswered(&failed.why))?;
-        admitted.apply(sent.response.headers_mut());
+        server.answered(&admitted, sent.response.headers_mut());
         Ok(sent)
     }
 
-    /// The endpoint for one request.
-    fn choose(&self) -> Result<Server, Reason> {
-        let table = self.table();
-        let client = &self.dialler.client.pod;
-        let route = match self.known().begun.as_ref().map(|begun| begun.address) {
-            Some(address) => table.route(client, OrigDst(address), 0),
-            None => table.route(client, OrigDst(self.dialled), rand::random()),
+    /// Asks the policies of a server of this node; those of others are asked at theirs.
+    pub(super) async fn admit(
+        &self,
+        server: &Server,
+        parts: &mut Parts,
+        body: &mut Body,
+        exchange: &mut Exchange,
+    ) -> Result<Admitted, Reason> {
+        let Way::Local(local) = &server.way else {
+            return Ok(Admitted::default());
         };
-        let (address, pod, service) = match route {
-            Route::Pod {
-                pod,
-                address,
-                service,
-            } => (address, Some(pod), service),
-            Route::Passthrough { address, service } => (address, None, service),
+        let subject = self.dialler.subject(server.address);
+        let door = Door {
+            shared: &self.dialler.shared,
+            server: local,
+            subject: &subject,
+            client: self.dialler.shown(server.address),
+            address: server.address,
+        };
+        door.admit(parts, body, exchange).await
+    }
+
+    /// Who is at an endpoint's address, and how that is reached.
+    pub(super) fn server(
+        &self,
+        table: &Table,
+        address: SocketAddr,
+        service: Option<&NamespacedName>,
+    ) -> Result<Server, Reason> {
+        let route = table.route(&self.dialler.client.pod, OrigDst(address), rand::random());
+        let (address, pod) = match route {
+            Route::Pod { pod, address, .. } => (address, Some(pod)),
+            Route::Passthrough { address, .. } => (address, None),
             Route::Unavailable { reason, .. } => {
                 return Err(Reason::new(ReasonKind::NoEndpoints, reason.as_str()));
             }
         };
-        let service = service.or_else(|| self.service.clone());
         let way = Way::to(&self.dialler.shared, pod.as_ref(), address);
         let way = way.map_err(|outcome| unreachable(&outcome))?;
+        let service = service.cloned();
         Ok(Server {
             address,
             pod,
             service,
             way,
         })
+    }
+
+    /// The address that was dialled before the first request.
+    pub(super) fn begun_at(&self) -> Option<SocketAddr> {
+        self.known().begun.as_ref().map(|begun| begun.address)
     }
 
     /// What was dialled before the first request, if it was this.
@@ -206,7 +245,7 @@ impl Outbound {
     }
 
     /// Takes the records of requests that went to this server.
-    fn ends_at(&self, server: &Server) -> Arc<RequestFlow> {
+    pub(super) fn ends_at(&self, server: &Server) -> Arc<RequestFlow> {
         let mut known = self.known();
         if let Some(ends) = known.servers.get(&server.address) {
             return Arc::clone(ends);
@@ -228,6 +267,17 @@ impl Outbound {
     fn known(&self) -> MutexGuard<'_, Known> {
         // A panic under this lock would have ended the process.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Server {
+    /// Makes the headers of an answer what the client is to see.
+    pub(super) fn answered(&self, admitted: &Admitted, headers: &mut HeaderMap) {
+        // What is beyond a tunnel was looked at there, and may say why it is as it is.
+        if !matches!(self.way, Way::Tunnel(_)) {
+            disown(headers);
+        }
+        admitted.apply(headers);
     }
 }
 

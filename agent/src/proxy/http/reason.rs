@@ -198,6 +198,14 @@ impl Reason {
             .unwrap_or_else(|_invalid| HeaderValue::from_static(self.kind.word()))
     }
 
+    /// As flow records have it.
+    pub(in crate::proxy) fn in_flows(&self) -> Cow<'static, str> {
+        if self.detail.is_empty() {
+            return self.kind.word().into();
+        }
+        format!("{}: {}", self.kind.word(), self.detail).into()
+    }
+
     /// The status of a gRPC answer: code, message and details.
     pub(in crate::proxy) fn write_grpc(&self, code: u16, headers: &mut HeaderMap) {
         let message = self.to_string();
@@ -234,6 +242,18 @@ impl Reason {
         };
         STANDARD_NO_PAD.encode(status.encode_to_vec())
     }
+}
+
+/// Takes away what applications say in the proxy's name: clients believe it.
+pub(in crate::proxy) fn disown(headers: &mut HeaderMap) {
+    let _before = headers.remove(FAIRLEAD_REASON);
+    let _before = headers.remove(FAIRLEAD_RETRIES);
+}
+
+/// The word of an answer that the agent at the other end of a tunnel has made.
+pub(in crate::proxy) fn word(headers: &HeaderMap) -> Option<&str> {
+    let reason = headers.get(FAIRLEAD_REASON)?.to_str().ok()?;
+    reason.split(';').next()
 }
 
 impl From<ReasonKind> for Reason {

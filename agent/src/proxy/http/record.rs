@@ -11,7 +11,8 @@ use http::{HeaderMap, HeaderValue, Method, Uri, Version, response};
 use http_body::Frame;
 use tokio::time::Instant;
 
-use super::body::Upload;
+use super::body::{BodyError, Upload};
+use super::load::Load;
 use super::reason::{Reason, ReasonKind};
 use super::reply;
 use crate::flow::{EndedRequest, FlowProtocol, FlowSender, RequestFlow, Tapped, Verdict};
@@ -35,6 +36,8 @@ pub(in crate::proxy) struct Exchange {
     pub(super) retries: u32,
     /// The label of the rule that matched.
     pub(super) route: Option<Arc<str>>,
+    /// What it is to the endpoint that answers.
+    pub(super) load: Option<Load>,
     /// The endpoint that was asked last.
     pub(super) upstream: Option<SocketAddr>,
     /// The policy that decided.
@@ -73,6 +76,7 @@ impl Exchange {
             status: 0,
             grpc_status: None,
             retries: 0,
+            load: None,
             route: None,
             upstream: None,
             policy: None,
@@ -107,11 +111,7 @@ impl Exchange {
             | ReasonKind::ExtAuthzDenied => Verdict::Denied,
             _ => Verdict::Failed,
         };
-        self.reason = if reason.detail.is_empty() {
-            reason.kind.word().into()
-        } else {
-            format!("{}: {}", reason.kind.word(), reason.detail).into()
-        };
+        self.reason = reason.in_flows();
     }
 
     /// A frame of the answer's body.
@@ -124,15 +124,24 @@ impl Exchange {
     }
 
     /// The answer's body broke off.
-    pub(super) fn broken(&mut self) {
+    pub(super) fn broken(&mut self, error: &BodyError) {
+        if let Some(load) = &mut self.load {
+            load.broken();
+        }
         if self.verdict == Verdict::Forwarded {
             self.verdict = Verdict::Failed;
-            self.reason = ReasonKind::UpstreamReset.word().into();
+            self.reason = match error {
+                BodyError::Late(late) => late.reason().in_flows(),
+                _ => ReasonKind::UpstreamReset.word().into(),
+            };
         }
     }
 
     /// The answer has ended as it should; what went wrong before stays said.
     pub(super) fn end(mut self: Box<Self>) {
+        if let Some(load) = &mut self.load {
+            load.ended(self.grpc_status);
+        }
         if self.verdict == Verdict::Forwarded {
             self.reason = "closed".into();
         }

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use http::{Method, StatusCode, response};
+use http::{HeaderMap, Method, StatusCode};
 
 use crate::policy::traffic::Retries;
 use crate::state::RouteRetry;
@@ -26,7 +26,7 @@ pub(in crate::proxy) enum Ended<'a> {
     /// The try took too long.
     TimedOut,
     /// With an answer, whose body nobody has read yet.
-    Answered(&'a response::Parts),
+    Answered(StatusCode, &'a HeaderMap),
 }
 
 /// What holds for the retries of one request.
@@ -57,12 +57,13 @@ impl<'a> Plan<'a> {
         route.unwrap_or(self.policy.attempts)
     }
 
-    /// What an endpoint has read of the request may be needed again. Otherwise it is enough
-    /// to have back what nobody has read.
-    pub(in crate::proxy) fn keeps_body(&self) -> bool {
+    /// What an endpoint has read of the request may be needed again; in HTTP/2 also that of
+    /// a stream which it refuses. Otherwise it is enough to have back what nobody has read.
+    pub(in crate::proxy) fn keeps_body(&self, http2: bool) -> bool {
         let seen = |on: &RetryOn| !matches!(on, RetryOn::ConnectFailure | RetryOn::RefusedStream);
         self.attempts() > 0
             && (self.route.is_some()
+                || http2 && self.policy.on.contains(&RetryOn::RefusedStream)
                 || self.policy.on.iter().any(is_grpc)
                 || self.repeatable
                     && (self.policy.on.iter().any(seen) || !self.policy.codes.is_empty()))
@@ -82,8 +83,8 @@ impl<'a> Plan<'a> {
                 self.repeatable
                     && (failed || on(RetryOn::PerTryTimeout) || on(RetryOn::ServerError))
             }
-            Ended::Answered(head) => {
-                self.repeatable && self.repeats_status(head.status) || self.repeats_grpc(head)
+            Ended::Answered(status, headers) => {
+                self.repeatable && self.repeats_status(status) || self.repeats_grpc(headers)
             }
         }
     }
@@ -106,11 +107,8 @@ impl<'a> Plan<'a> {
 
     /// An answer of gRPC that is nothing but its status. Every call of gRPC is a POST: to
     /// name a status of gRPC says that the calls may be done twice.
-    fn repeats_grpc(&self, head: &response::Parts) -> bool {
-        let status = head
-            .headers
-            .get("grpc-status")
-            .map(http::HeaderValue::as_bytes);
+    fn repeats_grpc(&self, headers: &HeaderMap) -> bool {
+        let status = headers.get("grpc-status").map(http::HeaderValue::as_bytes);
         let condition = match status {
             Some(b"1") => RetryOn::Cancelled,
             Some(b"4") => RetryOn::DeadlineExceeded,
@@ -166,7 +164,7 @@ fn is_grpc(on: &RetryOn) -> bool {
 mod tests {
     use std::time::Duration;
 
-    use http::{Method, Response, StatusCode, response};
+    use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
     use super::{Ended, Plan};
     use crate::policy::traffic::{Retries, TrafficSettings};
@@ -180,12 +178,19 @@ mod tests {
         }
     }
 
-    fn answer(status: u16, grpc: Option<&str>) -> response::Parts {
-        let mut response = Response::builder().status(status);
-        if let Some(grpc) = grpc {
-            response = response.header("grpc-status", grpc);
-        }
-        response.body(()).unwrap().into_parts().0
+    /// The plan repeats this answer.
+    fn repeats(plan: &Plan<'_>, status: u16, grpc: Option<&'static str>) -> bool {
+        let grpc = grpc.map(|grpc| {
+            (
+                HeaderName::from_static("grpc-status"),
+                HeaderValue::from_static(grpc),
+            )
+        });
+        let headers = HeaderMap::from_iter(grpc);
+        plan.repeats(Ended::Answered(
+            StatusCode::from_u16(status).unwrap(),
+            &headers,
+        ))
     }
 
     #[track_caller]
@@ -206,8 +211,9 @@ mod tests {
         for method in [Method::GET, Method::POST] {
             check(&defaults, &method, [true, true, false, false]);
             let plan = Plan::new(&defaults, None, &method);
-            assert!(!plan.repeats(Ended::Answered(&answer(503, None))));
-            assert!(!plan.keeps_body());
+            assert!(!repeats(&plan, 503, None));
+            assert!(!plan.keeps_body(false));
+            assert!(plan.keeps_body(true));
         }
     }
 
@@ -220,14 +226,13 @@ mod tests {
         ]);
         check(&policy, &Method::PUT, [false, false, true, true]);
         check(&policy, &Method::POST, [false, false, false, false]);
-        let unavailable = answer(503, None);
         let put = Plan::new(&policy, None, &Method::PUT);
-        assert!(put.keeps_body());
-        assert!(put.repeats(Ended::Answered(&unavailable)));
-        assert!(!put.repeats(Ended::Answered(&answer(500, None))));
+        assert!(put.keeps_body(false));
+        assert!(repeats(&put, 503, None));
+        assert!(!repeats(&put, 500, None));
         let post = Plan::new(&policy, None, &Method::POST);
-        assert!(!post.keeps_body());
-        assert!(!post.repeats(Ended::Answered(&unavailable)));
+        assert!(!post.keeps_body(false));
+        assert!(!repeats(&post, 503, None));
     }
 
     #[test]
@@ -235,10 +240,10 @@ mod tests {
         let policy = policy(&[RetryOn::ServerError]);
         check(&policy, &Method::GET, [true, false, true, true]);
         let plan = Plan::new(&policy, None, &Method::GET);
-        assert!(plan.repeats(Ended::Answered(&answer(500, None))));
-        assert!(plan.repeats(Ended::Answered(&answer(599, None))));
-        assert!(!plan.repeats(Ended::Answered(&answer(409, None))));
-        assert!(!plan.repeats(Ended::Answered(&answer(200, None))));
+        assert!(repeats(&plan, 500, None));
+        assert!(repeats(&plan, 599, None));
+        assert!(!repeats(&plan, 409, None));
+        assert!(!repeats(&plan, 200, None));
     }
 
     #[test]
@@ -247,10 +252,7 @@ mod tests {
         policy.codes = vec![StatusCode::TOO_EARLY];
         let plan = Plan::new(&policy, None, &Method::GET);
         for (status, expected) in [(409, true), (425, true), (429, false), (503, false)] {
-            assert_eq!(
-                plan.repeats(Ended::Answered(&answer(status, None))),
-                expected
-            );
+            assert_eq!(repeats(&plan, status, None), expected);
         }
     }
 
@@ -258,12 +260,12 @@ mod tests {
     fn statuses_of_grpc_are_safe_where_they_are_named() {
         let policy = policy(&[RetryOn::Unavailable, RetryOn::ResourceExhausted]);
         let plan = Plan::new(&policy, None, &Method::POST);
-        assert!(plan.keeps_body());
-        assert!(plan.repeats(Ended::Answered(&answer(200, Some("14")))));
-        assert!(plan.repeats(Ended::Answered(&answer(200, Some("8")))));
-        assert!(!plan.repeats(Ended::Answered(&answer(200, Some("13")))));
-        assert!(!plan.repeats(Ended::Answered(&answer(200, Some("0")))));
-        assert!(!plan.repeats(Ended::Answered(&answer(200, None))));
+        assert!(plan.keeps_body(false));
+        assert!(repeats(&plan, 200, Some("14")));
+        assert!(repeats(&plan, 200, Some("8")));
+        assert!(!repeats(&plan, 200, Some("13")));
+        assert!(!repeats(&plan, 200, Some("0")));
+        assert!(!repeats(&plan, 200, None));
     }
 
     #[test]
@@ -276,15 +278,15 @@ mod tests {
         };
         let plan = Plan::new(&policy, Some(&route), &Method::POST);
         assert_eq!(plan.attempts(), 7);
-        assert!(plan.keeps_body());
+        assert!(plan.keeps_body(false));
         assert!(plan.repeats(Ended::Reset) && plan.repeats(Ended::TimedOut));
-        assert!(plan.repeats(Ended::Answered(&answer(503, None))));
-        assert!(!plan.repeats(Ended::Answered(&answer(500, None))));
+        assert!(repeats(&plan, 503, None));
+        assert!(!repeats(&plan, 500, None));
         let none = RouteRetry {
             attempts: Some(0),
             ..route
         };
-        assert!(!Plan::new(&policy, Some(&none), &Method::POST).keeps_body());
+        assert!(!Plan::new(&policy, Some(&none), &Method::POST).keeps_body(false));
     }
 
     #[test]

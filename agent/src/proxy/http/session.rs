@@ -61,6 +61,7 @@ pub(super) fn unanswered(why: &Why) -> Reason {
             Some(reason) => Reason::new(ReasonKind::UpstreamReset, reason.to_string()),
             None => Reason::new(ReasonKind::UpstreamReset, "before an answer"),
         },
+        Why::Reset(_) => Reason::new(ReasonKind::UpstreamReset, "before an answer"),
         Why::Client => Reason::new(ReasonKind::BadRequest, "the body broke off"),
     }
 }

@@ -38,12 +38,13 @@ pub(in crate::proxy) struct Timed<B> {
 }
 
 impl TimedOut {
-    /// What the client is told beside the word.
-    pub(in crate::proxy) fn detail(self) -> String {
-        match self {
+    /// What the client is told.
+    pub(in crate::proxy) fn reason(self) -> Reason {
+        let detail = match self {
             Self::Deadline(after) => format!("after {after:?}"),
             Self::Idle(after) => format!("idle for {after:?}"),
-        }
+        };
+        Reason::new(ReasonKind::TimedOut, detail)
     }
 }
 
@@ -119,8 +120,8 @@ where
             return Poll::Ready(Some(Err(cut.into())));
         }
         let mut trailers = HeaderMap::new();
-        let kind = ReasonKind::TimedOut;
-        Reason::new(kind, cut.detail()).write_grpc(kind.grpc_status(), &mut trailers);
+        let reason = cut.reason();
+        reason.write_grpc(reason.kind.grpc_status(), &mut trailers);
         Poll::Ready(Some(Ok(Frame::trailers(trailers))))
     }
 

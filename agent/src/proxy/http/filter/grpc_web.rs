@@ -58,15 +58,15 @@ pub(in crate::proxy) fn translate_request(parts: &mut request::Parts) -> Option<
 }
 
 impl Call {
-    /// Makes the head of the response one of gRPC-Web.
-    pub(in crate::proxy) fn translate_response(&self, parts: &mut response::Parts) {
+    /// Makes the head of the response one of gRPC-Web; false where it is not of gRPC, such
+    /// as an error page, which the client is to see as it is.
+    pub(in crate::proxy) fn translate_response(&self, parts: &mut response::Parts) -> bool {
         let suffix = parts
             .headers
             .get(CONTENT_TYPE)
             .and_then(|value| value.to_str().ok()?.strip_prefix(GRPC));
         let Some(suffix) = suffix else {
-            // Not gRPC's answer, such as an error page: the client sees it as it is.
-            return;
+            return false;
         };
         let kind = match self.response {
             Encoding::Binary => BINARY,
@@ -76,6 +76,7 @@ impl Call {
             let _before = parts.headers.insert(CONTENT_TYPE, value);
         }
         let _before = parts.headers.remove(CONTENT_LENGTH);
+        true
     }
 }
 
@@ -320,16 +321,20 @@ mod tests {
         let head = |content_type: &'static str, encoding| {
             let response = Response::builder().header("content-type", content_type);
             let (mut parts, ()) = response.body(()).unwrap().into_parts();
-            call(encoding, encoding).translate_response(&mut parts);
-            parts.headers["content-type"].to_str().unwrap().to_owned()
+            let translated = call(encoding, encoding).translate_response(&mut parts);
+            let content_type = parts.headers["content-type"].to_str().unwrap();
+            (translated, content_type.to_owned())
         };
         let text = head("application/grpc+proto", Encoding::Text);
-        assert_eq!(text, "application/grpc-web-text+proto");
+        assert_eq!(text, (true, "application/grpc-web-text+proto".to_owned()));
         assert_eq!(
             head("application/grpc", Encoding::Binary),
-            "application/grpc-web"
+            (true, "application/grpc-web".to_owned())
         );
-        assert_eq!(head("text/html", Encoding::Binary), "text/html");
+        assert_eq!(
+            head("text/html", Encoding::Binary),
+            (false, "text/html".to_owned())
+        );
     }
 
     #[tokio::test]

@@ -22,7 +22,7 @@ pub(in crate::proxy) struct FellBehind;
 /// The copies that are to be made of one request. `random` is asked once for each mirror.
 pub(in crate::proxy) fn wanted<'a>(
     filters: &'a [Filter],
-    mut random: impl FnMut() -> u32 + 'a,
+    mut random: impl FnMut() -> u32,
 ) -> impl Iterator<Item = &'a Mirror> {
     let mirrors = filters.iter().filter_map(|filter| match filter {
         Filter::Mirror(mirror) => Some(mirror),
@@ -30,7 +30,7 @@ pub(in crate::proxy) fn wanted<'a>(
     });
     mirrors.filter(move |mirror| {
         // Scaled rather than reduced by remainder, so that each share is exact.
-        let drawn = u64::from(random()) * u64::from(mirror.denominator) >> 32;
+        let drawn = (u64::from(random()) * u64::from(mirror.denominator)) >> 32;
         drawn < u64::from(mirror.numerator)
     })
 }

@@ -15,7 +15,7 @@
 //! weight has become 0.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::header::{COOKIE, SET_COOKIE};
 use http::{HeaderMap, HeaderValue};
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::model::NamespacedName;
 use crate::state::{SessionCarrier, SessionPersistence};
@@ -186,8 +186,16 @@ fn cookie<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     })
 }
 
+/// Told apart among the endpoints of a rule without a MAC for each.
 fn hint(endpoint: Endpoint<'_>) -> u32 {
-    let hash = xxh3_64(endpoint.address.to_string().as_bytes()) ^ xxh3_64(endpoint.uid.as_bytes());
+    let ip = match endpoint.address.ip() {
+        IpAddr::V4(ip) => xxh3_64(&ip.octets()),
+        IpAddr::V6(ip) => xxh3_64(&ip.octets()),
+    };
+    let hash = xxh3_64_with_seed(
+        endpoint.uid.as_bytes(),
+        ip ^ u64::from(endpoint.address.port()),
+    );
     u32::try_from(hash >> 32).expect("the upper half of 64 bits")
 }
 

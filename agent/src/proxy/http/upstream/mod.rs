@@ -255,6 +255,14 @@ impl Exit<'_> {
     }
 }
 
+impl Sent {
+    /// An answer without an upgrade.
+    pub(super) fn whole(response: Response<Body>) -> Self {
+        let upgrade = None;
+        Self { response, upgrade }
+    }
+}
+
 impl Failed {
     pub(super) fn unsent(why: Why, request: Request<Body>) -> Self {
         Self {

@@ -3,6 +3,9 @@
 mod external;
 mod http1;
 mod policy;
+mod routes;
+mod services;
+mod tries;
 
 use std::net::SocketAddr;
 

@@ -1,0 +1,544 @@
+//! The tries of one request: which endpoint, how it went, and whether to try another.
+//!
+//! ```text
+//! pick ─► policy, if it is of this node ─► send ─┬─► answer ─► its body, in time
+//!  ▲                                             └─► failed, or not to be passed on
+//!  └────────────── wait ◄── plan, budget ◄────────────┘
+//! ```
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use http::Request;
+use http::request::Parts;
+use http_body::Body as _;
+use tokio::time::{Instant, timeout_at};
+
+use super::body::{Body, BodyError};
+use super::deadline::{Deadline, grpc_timeout, write_grpc_timeout};
+use super::forward::{Refused, ServicePort};
+use super::load::Load;
+use super::outbound::Outbound;
+use super::reason::{Reason, ReasonKind, word};
+use super::record::Exchange;
+use super::replay::{Replay, Reserve};
+use super::retry::{Ended, Plan};
+use super::session::unanswered;
+use super::timed::{Timed, TimedOut};
+use super::upstream::{self, Exit, Sent, Why};
+use crate::policy::balance::{Ask, Balancer, Picked, Refusal, RetryGuard, hash_of};
+use crate::policy::traffic::TrafficSettings;
+use crate::policy::{CompiledRule, Table};
+use crate::proxy::account::{Account, Held};
+use crate::proxy::outcome::Outcome;
+use crate::proxy::reach::Way;
+
+/// Where a request goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Target<'a> {
+    pub(super) table: &'a Table,
+    pub(super) service: &'a ServicePort,
+    pub(super) rule: Option<&'a CompiledRule>,
+    /// The endpoint of the client's session.
+    pub(super) kept: Option<SocketAddr>,
+    pub(super) version: upstream::Version,
+}
+
+/// How long a request and each of its tries may take.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    /// Until an answer has begun, over all tries.
+    head: Option<Deadline>,
+    /// Until it has ended.
+    whole: Option<Deadline>,
+    /// The same two of each try.
+    try_head: Option<Duration>,
+    try_whole: Option<Duration>,
+    /// Without a byte of the answer.
+    idle: Option<Duration>,
+}
+
+/// A request that may be needed again.
+enum Source {
+    /// For as long as nobody has read of it.
+    Once(Option<Box<Request<Body>>>),
+    /// Its head, and its body if it has one.
+    Again(Box<Parts>, Option<Replay<Body, Held>>),
+}
+
+/// How a try ended.
+enum Tried {
+    Answered {
+        sent: Sent,
+        picked: Picked,
+        begun: Instant,
+    },
+    Failed {
+        failure: Failure,
+        /// If nobody has read of it.
+        request: Option<Box<Request<Body>>>,
+    },
+}
+
+/// Why there is no answer.
+enum Failure {
+    /// It makes no difference which endpoint is asked.
+    Final(Refused),
+    At(SocketAddr, Why),
+    TimedOut(SocketAddr, Duration),
+}
+
+/// What the tries of a request have in common.
+struct Tries<'a> {
+    outbound: &'a Outbound,
+    target: &'a Target<'a>,
+    balancer: &'a Balancer,
+    plan: Plan<'a>,
+    limits: Limits,
+    hash: Option<u64>,
+    /// Endpoints that have failed.
+    failed: Vec<SocketAddr>,
+}
+
+impl Outbound {
+    /// Sends a request until it is answered, or there is no use in trying again. The answer,
+    /// and whose it is.
+    pub(super) async fn try_all(
+        &self,
+        target: &Target<'_>,
+        parts: Parts,
+        body: Body,
+        exchange: &mut Exchange,
+    ) -> Result<(Sent, SocketAddr), Refused> {
+        let (service, port) = target.service;
+        let now = Instant::now();
+        let dialler = &self.dialler;
+        let clusters = &dialler.shared.clusters;
+        let v6 = self.dialled.is_ipv6();
+        let balancer = clusters.balancer(target.table, (service, *port), v6, now.into_std());
+        let settings = balancer.settings();
+        let route = target.rule.and_then(|rule| rule.retry.as_ref());
+        let http2 = target.version == upstream::Version::Http2;
+        let plan = Plan::new(&settings.retries, route, &parts.method);
+        let mut tries = Tries {
+            outbound: self,
+            target,
+            balancer: &balancer,
+            plan,
+            limits: Limits::new(target.rule, &settings, &parts, exchange.is_grpc()),
+            hash: hash(&settings, &parts, dialler.peer.ip()),
+            failed: Vec::new(),
+        };
+        let most = dialler.shared.config.http.replay_bytes;
+        let room = plan
+            .keeps_body(http2)
+            .then_some((most, &dialler.client.account));
+        tries.run(Source::new(parts, body, room), exchange).await
+    }
+}
+
+impl Tries<'_> {
+    async fn run(
+        &mut self,
+        mut source: Source,
+        exchange: &mut Exchange,
+    ) -> Result<(Sent, SocketAddr), Refused> {
+        let mut guard = None;
+        loop {
+            let request = source.next().ok_or(ReasonKind::UpstreamReset)?;
+            let mut tried = self.once(request, exchange).await;
+            if let Tried::Failed { request, .. } = &mut tried {
+                source.put_back(request.take());
+            }
+            let wanted = exchange.retries < self.plan.attempts()
+                && tried.ended().is_some_and(|ended| self.plan.repeats(ended))
+                && source.can_repeat();
+            guard = match self.pause(wanted, exchange.retries).await {
+                Some(granted) => Some(granted),
+                None => {
+                    source.settle();
+                    return self.settle(tried, guard, exchange);
+                }
+            };
+            self.failed.extend(tried.address());
+            exchange.retries += 1;
+        }
+    }
+
+    /// Waits before another try. `None`: there is none, because it is not wanted, or too many
+    /// are being made already, or it would come too late.
+    async fn pause(&self, wanted: bool, before: u32) -> Option<RetryGuard> {
+        if !wanted {
+            return None;
+        }
+        let wait = self.plan.wait(before + 1, rand::random());
+        let now = Instant::now();
+        if self.limits.head.is_some_and(|head| head.left(now) <= wait) {
+            return None;
+        }
+        let guard = self.balancer.retry(now.into_std()).ok()?;
+        tokio::time::sleep(wait).await;
+        Some(guard)
+    }
+
+    /// The last try is what the client gets.
+    fn settle(
+        &self,
+        tried: Tried,
+        guard: Option<RetryGuard>,
+        exchange: &mut Exchange,
+    ) -> Result<(Sent, SocketAddr), Refused> {
+        match tried {
+            Tried::Failed { failure, .. } => Err(failure.refused()),
+            Tried::Answered {
+                mut sent,
+                picked,
+                begun,
+            } => {
+                let address = picked.address();
+                let grpc = exchange.is_grpc();
+                exchange.load = Some(Load::answered(picked, guard, &sent.response, grpc, begun));
+                if sent.upgrade.is_none() {
+                    sent.response = sent
+                        .response
+                        .map(|body| self.limits.of_body(body, begun, grpc));
+                }
+                Ok((sent, address))
+            }
+        }
+    }
+
+    /// One try.
+    async fn once(&self, request: Request<Body>, exchange: &mut Exchange) -> Tried {
+        let begun = Instant::now();
+        let picked = match self.pick(begun) {
+            Ok(picked) => picked,
+            Err(refused) => return Tried::hopeless(refused),
+        };
+        let address = picked.address();
+        let (service, _port) = self.target.service;
+        let server = self
+            .outbound
+            .server(self.target.table, address, Some(service));
+        let server = match server {
+            Ok(server) => server,
+            Err(reason) => return Tried::hopeless(reason.into()),
+        };
+        exchange.upstream = Some(address);
+        exchange.ends = self.outbound.ends_at(&server);
+        let (mut parts, mut body) = request.into_parts();
+        // A policy may change the head, for this server alone.
+        let unchanged = matches!(server.way, Way::Local(_)).then(|| parts.clone());
+        let admitting = self
+            .outbound
+            .admit(&server, &mut parts, &mut body, exchange);
+        let admitted = match admitting.await {
+            Ok(admitted) => admitted,
+            Err(reason) => return Tried::hopeless(reason.into()),
+        };
+        if exchange.is_grpc()
+            && let Some(whole) = self.limits.whole_of_try(begun)
+        {
+            write_grpc_timeout(&mut parts.headers, whole.left(begun));
+        }
+        let exit = Exit {
+            upstreams: &self.outbound.dialler.client.upstreams,
+            tasks: &self.outbound.dialler.shared.tasks,
+            address,
+            version: self.target.version,
+        };
+        let dial = (self.outbound, &server);
+        let sending = exit.send(Request::from_parts(parts, body), &dial);
+        let until = self.limits.head_of_try(begun);
+        let sent = match until {
+            Some(until) => timeout_at(until.at, sending).await,
+            None => Ok(sending.await),
+        };
+        let failure = match sent {
+            Ok(Ok(mut sent)) => {
+                server.answered(&admitted, sent.response.headers_mut());
+                return Tried::answered(sent, picked, begun);
+            }
+            Ok(Err(failed)) => {
+                let unread = failed.request.map(|request| restore(request, unchanged));
+                (Failure::At(address, failed.why), unread)
+            }
+            Err(_elapsed) => (self.limits.passed(address, until), None),
+        };
+        failure.0.sample(&picked, begun);
+        Tried::Failed {
+            failure: failure.0,
+            request: failure.1,
+        }
+    }
+
+    fn pick(&self, now: Instant) -> Result<Picked, Refused> {
+        if let Some(head) = self.limits.head
+            && head.left(now).is_zero()
+        {
+            return Err(timed_out(head.after));
+        }
+        let first = self.failed.is_empty();
+        let begun = || self.outbound.begun_at();
+        let ask = Ask {
+            client: &self.outbound.dialler.client.pod.name,
+            hash: self.hash,
+            prefer: self.target.kept.or_else(begun).filter(|_| first),
+            exclude: &self.failed,
+            random: rand::random(),
+        };
+        let picked = self.balancer.pick(&ask, now.into_std());
+        picked.map_err(|refusal| match refusal {
+            Refusal::NoEndpoints => ReasonKind::NoEndpoints.into(),
+            Refusal::Overloaded => ReasonKind::Overloaded.into(),
+            Refusal::CircuitOpen(circuit) => {
+                Reason::new(ReasonKind::CircuitOpen, circuit.as_str()).into()
+            }
+        })
+    }
+}
+
+impl Tried {
+    fn answered(sent: Sent, picked: Picked, begun: Instant) -> Self {
+        Self::Answered {
+            sent,
+            picked,
+            begun,
+        }
+    }
+
+    fn hopeless(refused: Refused) -> Self {
+        Self::Failed {
+            failure: Failure::Final(refused),
+            request: None,
+        }
+    }
+
+    fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Answered { picked, .. } => Some(picked.address()),
+            Self::Failed { failure, .. } => match failure {
+                Failure::Final(_) => None,
+                Failure::At(address, _) | Failure::TimedOut(address, _) => Some(*address),
+            },
+        }
+    }
+
+    /// How it ended; `None`: in a way that another try does not change.
+    fn ended(&self) -> Option<Ended<'_>> {
+        let (why, request) = match self {
+            Self::Answered { sent, .. } if sent.upgrade.is_some() => return None,
+            Self::Answered { sent, .. } => {
+                let response = &sent.response;
+                return Some(match word(response.headers()) {
+                    Some("connect_failed") => Ended::Unreached,
+                    Some("upstream_reset") => Ended::Reset,
+                    _ => Ended::Answered(response.status(), response.headers()),
+                });
+            }
+            Self::Failed {
+                failure: Failure::TimedOut(..),
+                ..
+            } => return Some(Ended::TimedOut),
+            Self::Failed {
+                failure: Failure::Final(_),
+                ..
+            } => return None,
+            Self::Failed {
+                failure: Failure::At(_, why),
+                request,
+            } => (why, request),
+        };
+        match why {
+            Why::Connect(Outcome::Denied { .. } | Outcome::DeniedByPeer(_)) | Why::Client => None,
+            Why::Connect(_) => Some(Ended::Unreached),
+            Why::Reset(error) if is_refusal(error) => Some(Ended::Refused),
+            _ if request.is_some() => Some(Ended::Refused),
+            Why::Closed { .. } | Why::Reset(_) => Some(Ended::Reset),
+        }
+    }
+}
+
+impl Failure {
+    /// Tells the balancer how the endpoint did.
+    fn sample(&self, picked: &Picked, begun: Instant) {
+        let why = match self {
+            Self::Final(_) => return,
+            Self::TimedOut(..) => None,
+            Self::At(_, why) => Some(why),
+        };
+        let fault = !matches!(
+            why,
+            Some(Why::Client | Why::Connect(Outcome::Denied { .. } | Outcome::DeniedByPeer(_)))
+        );
+        if fault {
+            let now = Instant::now();
+            let failed = crate::policy::balance::Outcome::Failed;
+            picked.sample(failed, now.duration_since(begun), now.into_std());
+        }
+    }
+
+    fn refused(self) -> Refused {
+        match self {
+            Self::Final(refused) => refused,
+            Self::At(_, why) => unanswered(&why).into(),
+            Self::TimedOut(_, after) => timed_out(after),
+        }
+    }
+}
+
+impl Source {
+    /// `room`: what may be kept of the body, so that the request can be sent again though
+    /// somebody has read of it.
+    fn new(parts: Parts, body: Body, room: Option<(usize, &std::sync::Arc<Account>)>) -> Self {
+        let held = room.and_then(|(most, account)| Some((most, account.hold(0)?)));
+        match held {
+            None => Self::Once(Some(Box::new(Request::from_parts(parts, body)))),
+            Some(_) if body.is_end_stream() => Self::Again(Box::new(parts), None),
+            Some((most, held)) => {
+                let replay = Replay::new(body, most, held);
+                Self::Again(Box::new(parts), Some(replay))
+            }
+        }
+    }
+
+    /// The request, once more.
+    fn next(&mut self) -> Option<Request<Body>> {
+        let mut request = match self {
+            Self::Once(request) => *request.take()?,
+            Self::Again(parts, None) => Request::from_parts((**parts).clone(), Body::empty()),
+            Self::Again(parts, Some(replay)) => {
+                let body = Body::replay(replay.next()?);
+                Request::from_parts((**parts).clone(), body)
+            }
+        };
+        // Whoever sends it wants to know when all of it is sent.
+        if request.body().upload().is_none() {
+            let _counted_by_the_first = request.body_mut().counted();
+        }
+        Some(request)
+    }
+
+    fn put_back(&mut self, unread: Option<Box<Request<Body>>>) {
+        if let Self::Once(request) = self {
+            *request = unread;
+        }
+    }
+
+    fn can_repeat(&self) -> bool {
+        match self {
+            Self::Once(request) => request.is_some(),
+            Self::Again(_, replay) => replay.as_ref().is_none_or(Replay::can_repeat),
+        }
+    }
+
+    /// There will be no other try.
+    fn settle(&self) {
+        if let Self::Again(_, Some(replay)) = self {
+            replay.settle();
+        }
+    }
+}
+
+impl Limits {
+    fn new(
+        rule: Option<&CompiledRule>,
+        settings: &TrafficSettings,
+        parts: &Parts,
+        grpc: bool,
+    ) -> Self {
+        let now = Instant::now();
+        let route = rule.map(|rule| rule.timeouts).unwrap_or_default();
+        let policy = &settings.timeouts;
+        // A deadline of the client's that has passed is one, unlike a limit of zero.
+        let client = grpc.then(|| grpc_timeout(&parts.headers)).flatten();
+        let client = client.and_then(|after| Deadline::after(after, now));
+        let earliest = |limits| match Deadline::earliest(limits, now) {
+            Some(deadline) => Some(deadline.or_earlier(client)),
+            None => client,
+        };
+        let given = |limit: Option<Duration>| limit.filter(|limit| !limit.is_zero());
+        Self {
+            head: earliest([route.request.or(policy.request), None]),
+            whole: earliest([route.request, policy.stream]),
+            try_head: given(route.backend_request.or(policy.per_try)),
+            try_whole: given(route.backend_request),
+            idle: policy.idle,
+        }
+    }
+
+    /// Until when a try must have an answer.
+    fn head_of_try(&self, begun: Instant) -> Option<Deadline> {
+        earlier(
+            self.try_head
+                .and_then(|after| Deadline::after(after, begun)),
+            self.head,
+        )
+    }
+
+    /// Until when a try must have all of its answer.
+    fn whole_of_try(&self, begun: Instant) -> Option<Deadline> {
+        earlier(
+            self.try_whole
+                .and_then(|after| Deadline::after(after, begun)),
+            self.whole,
+        )
+    }
+
+    /// Which of the two it was that has passed.
+    fn passed(&self, address: SocketAddr, until: Option<Deadline>) -> Failure {
+        let after = until.map(|until| until.after).unwrap_or_default();
+        if self.head.is_some_and(|head| Some(head) == until) {
+            return Failure::Final(timed_out(after));
+        }
+        Failure::TimedOut(address, after)
+    }
+
+    fn of_body(&self, body: Body, begun: Instant, grpc: bool) -> Body {
+        match Timed::new(body, self.whole_of_try(begun), self.idle, grpc) {
+            Ok(timed) => Body::timed(timed),
+            Err(body) => body,
+        }
+    }
+}
+
+impl Reserve for Held {
+    fn grow(&mut self, bytes: usize) -> bool {
+        Held::grow(self, bytes)
+    }
+}
+
+fn earlier(one: Option<Deadline>, other: Option<Deadline>) -> Option<Deadline> {
+    match one {
+        Some(one) => Some(one.or_earlier(other)),
+        None => other,
+    }
+}
+
+fn timed_out(after: Duration) -> Refused {
+    TimedOut::Deadline(after).reason().into()
+}
+
+/// The request with the head that it had before a policy changed it.
+fn restore(request: Box<Request<Body>>, unchanged: Option<Parts>) -> Box<Request<Body>> {
+    match unchanged {
+        Some(parts) => Box::new(Request::from_parts(parts, request.into_body())),
+        None => request,
+    }
+}
+
+/// The server says that it did not look at the request.
+fn is_refusal(error: &BodyError) -> bool {
+    match error {
+        BodyError::Http2(error) => {
+            let refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
+            error.is_remote() && (refused || error.is_go_away())
+        }
+        _ => false,
+    }
+}
+
+fn hash(settings: &TrafficSettings, parts: &Parts, peer: IpAddr) -> Option<u64> {
+    let hash = settings.load_balancing.hash.as_ref()?;
+    hash_of(&hash.key, &parts.headers, parts.uri.query(), peer)
+}
