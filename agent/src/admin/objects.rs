@@ -26,7 +26,7 @@ pub enum Kind {
     Routes,
     /// Policies of authorization and of the mesh.
     Policies,
-    /// TrafficPolicies.
+    /// `TrafficPolicies`.
     TrafficPolicies,
     /// Certificates of this node.
     Certificates,
@@ -90,7 +90,7 @@ pub enum Object {
     Route(RouteRow),
     /// A policy.
     Policy(PolicyRow),
-    /// A TrafficPolicy.
+    /// A `TrafficPolicy`.
     TrafficPolicy(TrafficPolicyRow),
     /// A certificate.
     Certificate(CertificateRow),

@@ -1,4 +1,4 @@
-//! Routes, endpoints and TrafficPolicies, as `fairlead get` lists them.
+//! Routes, endpoints and `TrafficPolicies`, as `fairlead get` lists them.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -70,7 +70,7 @@ pub struct RouteRow {
     pub name: String,
     /// The Services that it is of, `namespace/name:port`.
     pub parents: Vec<String>,
-    /// The names that clients of a TLSRoute ask for.
+    /// The names that clients of a `TLSRoute` ask for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hostnames: Vec<String>,
     /// Its rules.
@@ -109,7 +109,7 @@ pub struct BackendRow {
     pub invalid: Option<String>,
 }
 
-/// A TrafficPolicy.
+/// A `TrafficPolicy`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrafficPolicyRow {
     /// Its namespace.
@@ -222,13 +222,11 @@ fn rule_row(
 ) -> RouteRuleRow {
     let backend = |of: &BackendRef| {
         let reference = &of.reference;
-        let invalid = match &of.invalid {
-            Some(invalid) => Some(invalid.message.to_string()),
-            None => {
-                let resolved = snapshot.resolve(route, reference);
-                resolved.err().map(|why| why.to_string())
-            }
-        };
+        let invalid = of.invalid.as_ref().map(|it| it.message.to_string());
+        let invalid = invalid.or_else(|| {
+            let resolved = snapshot.resolve(route, reference);
+            resolved.err().map(|why| why.to_string())
+        });
         BackendRow {
             backend: match reference.port {
                 Some(port) => format!("{}:{port}", reference.name),
@@ -264,7 +262,7 @@ fn filter_kind(filter: &RouteFilter) -> String {
     .to_owned()
 }
 
-/// The TrafficPolicies of a namespace, or all.
+/// The `TrafficPolicies` of a namespace, or all.
 pub(super) fn traffic_policies(namespace: &str, snapshot: &Snapshot) -> Vec<Object> {
     let all = snapshot.traffic_policies.values();
     let all = all.filter(|policy| is_of(namespace, &policy.name.namespace));

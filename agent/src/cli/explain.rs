@@ -4,7 +4,7 @@ use std::io::Write;
 
 use clap::Args;
 
-use super::explain_request::explain_request;
+use super::explain_request::{explain_request, sentence};
 use super::nodes::AllNodes;
 use super::output::{Format, FormatFlag, Paint, Printer, harmless};
 use super::{AgentAddress, Outcome};
@@ -215,6 +215,9 @@ fn explain_server<W: Write>(
     }
     for policy in selecting {
         explain_policy(policy, step)?;
+    }
+    for asked in &server.asks {
+        step.say(Paint::Plain, &sentence(asked))?;
     }
     if others > 0 {
         step.say(

@@ -48,9 +48,10 @@ fn explain_backend<W: Write>(of: &BackendStep, step: &mut Steps<'_, W>) -> anyho
     }
     if let Some(traffic) = &of.traffic {
         let policies: Vec<String> = traffic.policies.iter().map(ToString::to_string).collect();
-        let text = match policies.is_empty() {
-            true => "No TrafficPolicy is for it; the defaults are:".to_owned(),
-            false => format!("With TrafficPolicy {}:", policies.join(", ")),
+        let text = if policies.is_empty() {
+            "No TrafficPolicy is for it; the defaults are:".to_owned()
+        } else {
+            format!("With TrafficPolicy {}:", policies.join(", "))
         };
         step.say(Paint::Plain, &text)?;
         for setting in &traffic.settings {
@@ -61,7 +62,7 @@ fn explain_backend<W: Write>(of: &BackendStep, step: &mut Steps<'_, W>) -> anyho
 }
 
 /// With a capital and a full stop.
-fn sentence(text: &str) -> String {
+pub(super) fn sentence(text: &str) -> String {
     let mut chars = text.chars();
     let first = chars.next().map(|it| it.to_ascii_uppercase());
     first.into_iter().chain(chars).chain(['.']).collect()

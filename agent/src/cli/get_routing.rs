@@ -1,4 +1,4 @@
-//! Routes, endpoints and TrafficPolicies, of `fairlead get`.
+//! Routes, endpoints and `TrafficPolicies`, of `fairlead get`.
 
 use super::output::{Paint, span};
 use super::table::Cell;

@@ -21,6 +21,7 @@ mod get_routing;
 mod install;
 mod lint;
 mod nodes;
+mod nodes_requests;
 mod output;
 mod shown;
 mod status;

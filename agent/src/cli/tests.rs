@@ -203,6 +203,18 @@ SERVICE      IPS        PORT  ENDPOINTS
 bank/ledger  10.96.0.7  80    bank/ledger-0:8080 (not ready)",
     );
     check(&show(Kind::Policies, &[]), "no policies");
+}
+
+/// What `fairlead get` prints of objects.
+fn listed(kind: Kind, objects: serde_json::Value) -> String {
+    let objects: Vec<Object> = serde_json::from_value(objects).unwrap();
+    let mut printer = printer();
+    get::print(kind, &objects, jiff::Timestamp::UNIX_EPOCH, &mut printer).unwrap();
+    text(printer)
+}
+
+#[test]
+fn routes_have_a_line_for_each_rule() {
     let routes = serde_json::json!([{
         "kind": "Route", "route": "HTTPRoute", "namespace": "shop", "name": "web",
         "parents": ["shop/web:80"],
@@ -218,14 +230,17 @@ bank/ledger  10.96.0.7  80    bank/ledger-0:8080 (not ready)",
         ],
         "problems": [],
     }]);
-    let routes: Vec<Object> = serde_json::from_value(routes).unwrap();
     check(
-        &show(Kind::Routes, &routes),
+        &listed(Kind::Routes, routes),
         "\
 ROUTE               OF           RULE  MATCHES              BACK ENDS                                                           PROBLEMS
 HTTPRoute shop/web  shop/web:80  0     path /api and below  CORS, shop/web:80 90%, shop/gone:80 10% (500: there is no Service)  -
 HTTPRoute shop/web  shop/web:80  all   any path             -                                                                   -",
     );
+}
+
+#[test]
+fn endpoints_have_their_load_where_it_is_known() {
     let endpoints = serde_json::json!([
         {
             "kind": "Endpoint", "namespace": "shop", "service": "web", "port": 80,
@@ -238,9 +253,8 @@ HTTPRoute shop/web  shop/web:80  all   any path             -                   
             "address": "10.1.0.6:8080", "ready": false,
         },
     ]);
-    let endpoints: Vec<Object> = serde_json::from_value(endpoints).unwrap();
     check(
-        &show(Kind::Endpoints, &endpoints),
+        &listed(Kind::Endpoints, endpoints),
         "\
 SERVICE      ENDPOINT       POD         NODE  READY  HEALTH           IN FLIGHT  LATENCY  REQUESTS  FAILED  EJECTIONS  SEEN BY
 shop/web:80  10.1.0.5:8080  shop/web-1  b     yes    ejected for 12s  3          1.5ms    100       7       2          a

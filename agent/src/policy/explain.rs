@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::authorization::{Compiled, Decision, Permission, Request};
-use super::explain_request::Asked;
+use super::explain_effects::{Asked, asks};
 use super::explanation::{
     Candidate, Explanation, MtlsStep, Outcome, PodSummary, PolicyStep, RequestQuestion, RuleStep,
     Server, Verdict,
@@ -99,15 +99,6 @@ impl Table {
                 candidates: Vec::new(),
                 unavailable: Some("no_endpoints"),
             },
-        }
-    }
-
-    /// Why the client's requests are not looked at on its node; `None` where they are.
-    pub(super) fn unrouted(&self, client: &Pod, target: &Target) -> Option<&'static str> {
-        if client.enrolled {
-            excludes(client, target).then_some("the client excludes the destination")
-        } else {
-            Some("the client is not enrolled")
         }
     }
 
@@ -286,6 +277,7 @@ impl Table {
             policies: policies
                 .map(|policy| self.step(policy, pod, &request, http))
                 .collect(),
+            asks: http.map_or_else(Vec::new, |http| asks(&policy, &request, http)),
             decision: unenforced.is_empty().then_some(decision),
             unenforced,
         })
@@ -329,6 +321,15 @@ fn bypass(client: &Pod, server: &Pod, port: u16, target: &Target) -> Option<&'st
         Some("the server excludes the port")
     } else {
         None
+    }
+}
+
+/// Why the client's requests are not looked at on its node; `None` where they are.
+pub(super) fn unrouted(client: &Pod, target: &Target) -> Option<&'static str> {
+    if client.enrolled {
+        excludes(client, target).then_some("the client excludes the destination")
+    } else {
+        Some("the client is not enrolled")
     }
 }
 

@@ -1,8 +1,115 @@
-//! What the filters of a rule do to a request that is asked about, in sentences.
+//! The request that is asked about, and what a rule does to it, in sentences.
 
-use super::explain_request::Asked;
-use super::http::{BackendTarget, Filter};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+
+use super::authorization::{Permission, Request};
+use super::explain_traffic::Seen;
+use super::explanation::RequestQuestion;
+use super::http::{BackendTarget, CompiledRule, Filter, RequestHead};
+use super::inbound::InboundPolicy;
+use super::request::HttpRequest;
+use super::target::ExplainError;
 use crate::state::{HeaderChange, PathChange, Redirect, Rewrite, Scheme};
+
+/// A request that makes sense.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    pub(super) method: Method,
+    pub(super) path: String,
+    pub(super) query: Option<String>,
+    pub(super) host: String,
+    pub(super) headers: HeaderMap,
+}
+
+impl Asked {
+    /// `host` is that of the destination, for a request that names none.
+    pub(super) fn new(question: &RequestQuestion, host: String) -> Result<Self, ExplainError> {
+        let bad = |text: String| ExplainError::BadRequest(text);
+        let method = question.method.as_deref().unwrap_or("GET");
+        let method = Method::from_bytes(method.as_bytes())
+            .map_err(|_invalid| bad(format!("\"{method}\" is not a method")))?;
+        let target = question.path.as_deref().unwrap_or("/");
+        if !target.starts_with('/') && target != "*" {
+            return Err(bad(format!("the path \"{target}\" does not begin with /")));
+        }
+        let (path, query) = match target.split_once('?') {
+            Some((path, query)) => (path, Some(query.to_owned())),
+            None => (target, None),
+        };
+        let mut headers = HeaderMap::new();
+        for (name, value) in &question.headers {
+            let parsed = HeaderName::from_bytes(name.as_bytes());
+            let parsed =
+                parsed.map_err(|_invalid| bad(format!("\"{name}\" is not a header's name")))?;
+            let value = HeaderValue::from_str(value)
+                .map_err(|_invalid| bad(format!("the value of header {name} is not one")))?;
+            let _more = headers.append(parsed, value);
+        }
+        let named = headers.remove(http::header::HOST);
+        let named = named.and_then(|it| it.to_str().ok().map(str::to_owned));
+        Ok(Self {
+            method,
+            path: path.to_owned(),
+            query,
+            host: question.host.clone().or(named).unwrap_or(host),
+            headers,
+        })
+    }
+
+    pub(super) fn head(&self) -> RequestHead<'_> {
+        RequestHead {
+            method: &self.method,
+            path: &self.path,
+            query: self.query.as_deref(),
+            host: &self.host,
+            headers: &self.headers,
+        }
+    }
+
+    pub(super) fn seen(&self) -> Seen<'_> {
+        Seen {
+            method: &self.method,
+            path: &self.path,
+            headers: &self.headers,
+        }
+    }
+}
+
+/// What a server asks of a request beside its rules: a token, somebody else's word.
+pub(super) fn asks(
+    policy: &InboundPolicy,
+    request: &Request<'_>,
+    http: &HttpRequest<'_>,
+) -> Vec<String> {
+    let issuers = policy.jwt().iter();
+    let mut said: Vec<String> = issuers
+        .map(|it| {
+            format!(
+                "tokens of {} are verified; the question has none",
+                it.issuer
+            )
+        })
+        .collect();
+    if policy.lacks_token(request, http) {
+        said.push("with the right token it would be permitted".to_owned());
+    }
+    if policy.authorize_request(request, http).verdict == Permission::Permitted {
+        let external = policy.external(request, http).into_iter();
+        said.extend(external.map(|(provider, rule)| {
+            let otherwise = if provider.fail_open {
+                "permitted"
+            } else {
+                "refused"
+            };
+            format!(
+                "as {rule} says, {}:{} is asked too and decides; without its answer the request \
+                 is {otherwise}",
+                provider.service, provider.port
+            )
+        }));
+    }
+    said
+}
 
 /// What filters made of a request.
 pub(super) struct Effects {
@@ -128,4 +235,36 @@ fn changed(change: &PathChange, path: &str, prefix: usize) -> String {
             }
         }
     }
+}
+
+/// Time limits, retries and sessions of a rule, in sentences.
+pub(super) fn rule_limits(rule: &CompiledRule) -> Vec<String> {
+    let mut said = Vec::new();
+    let timeouts = [
+        ("the request", rule.timeouts.request),
+        ("each try", rule.timeouts.backend_request),
+    ];
+    for (what, limit) in timeouts {
+        if let Some(limit) = limit.filter(|it| !it.is_zero()) {
+            said.push(format!("{what} may take {limit:?}"));
+        }
+    }
+    if let Some(retry) = &rule.retry {
+        let attempts = retry
+            .attempts
+            .map_or(String::new(), |it| format!(" up to {it} times"));
+        let codes: Vec<String> = retry.codes.iter().map(ToString::to_string).collect();
+        let codes = if codes.is_empty() {
+            String::new()
+        } else {
+            format!(" and answers {}", codes.join(", "))
+        };
+        said.push(format!(
+            "it is tried again{attempts} after failures to connect{codes}"
+        ));
+    }
+    if rule.session.is_some() {
+        said.push("a client with a session stays with its endpoint".to_owned());
+    }
+    said
 }

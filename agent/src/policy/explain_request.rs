@@ -3,85 +3,22 @@
 
 use std::collections::BTreeSet;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::Method;
 
 use super::authorization::PathUse;
-use super::explain::{Resolved, outcome};
-use super::explain_effects::{Effects, effects};
-use super::explain_traffic::{Seen, traffic};
+use super::explain::{Resolved, outcome, unrouted};
+use super::explain_effects::{Asked, Effects, effects, rule_limits};
+use super::explain_traffic::traffic;
 use super::explanation::{
-    BackendStep, Candidate, Outcome, RequestQuestion, RequestSteps, RuleCandidate, Server, Verdict,
+    BackendStep, Candidate, Outcome, RequestSteps, RuleCandidate, Server, Verdict,
 };
-use super::http::{BackendTarget, CompiledRule, Matched, RequestHead};
+use super::http::{BackendTarget, CompiledRule, Matched};
 use super::protocol::AppProtocol;
 use super::request::HttpRequest;
 use super::table::Table;
-use super::target::{ExplainError, Target};
+use super::target::Target;
 use crate::model::{NamespacedName, normal_path};
 use crate::state::{Pod, RouteKind};
-
-/// A request that makes sense.
-#[derive(Clone, Debug)]
-pub(super) struct Asked {
-    pub(super) method: Method,
-    pub(super) path: String,
-    pub(super) query: Option<String>,
-    pub(super) host: String,
-    pub(super) headers: HeaderMap,
-}
-
-impl Asked {
-    /// `host` is that of the destination, for a request that names none.
-    pub(super) fn new(question: &RequestQuestion, host: String) -> Result<Self, ExplainError> {
-        let bad = |text: String| ExplainError::BadRequest(text);
-        let method = question.method.as_deref().unwrap_or("GET");
-        let method = Method::from_bytes(method.as_bytes())
-            .map_err(|_invalid| bad(format!("\"{method}\" is not a method")))?;
-        let target = question.path.as_deref().unwrap_or("/");
-        if !target.starts_with('/') && target != "*" {
-            return Err(bad(format!("the path \"{target}\" does not begin with /")));
-        }
-        let (path, query) = match target.split_once('?') {
-            Some((path, query)) => (path, Some(query.to_owned())),
-            None => (target, None),
-        };
-        let mut headers = HeaderMap::new();
-        for (name, value) in &question.headers {
-            let parsed = HeaderName::from_bytes(name.as_bytes());
-            let parsed = parsed.map_err(|_| bad(format!("\"{name}\" is not a header's name")))?;
-            let value = HeaderValue::from_str(value)
-                .map_err(|_| bad(format!("the value of header {name} is not one")))?;
-            let _more = headers.append(parsed, value);
-        }
-        let named = headers.remove(http::header::HOST);
-        let named = named.and_then(|it| it.to_str().ok().map(str::to_owned));
-        Ok(Self {
-            method,
-            path: path.to_owned(),
-            query,
-            host: question.host.clone().or(named).unwrap_or(host),
-            headers,
-        })
-    }
-
-    fn head(&self) -> RequestHead<'_> {
-        RequestHead {
-            method: &self.method,
-            path: &self.path,
-            query: self.query.as_deref(),
-            host: &self.host,
-            headers: &self.headers,
-        }
-    }
-
-    fn seen(&self) -> Seen<'_> {
-        Seen {
-            method: &self.method,
-            path: &self.path,
-            headers: &self.headers,
-        }
-    }
-}
 
 /// What became of it.
 pub(super) struct Followed {
@@ -127,11 +64,11 @@ impl Table {
             backends: Vec::new(),
         };
         if resolved.unavailable.is_some() {
-            steps.routes = "it does not come so far".to_owned();
+            steps.routes.push_str("it does not come so far");
             let end = (Vec::new(), outcome(&resolved, &[]));
             return Followed::straight(steps, resolved, end);
         }
-        if let Some(why) = self.unrouted(client, target) {
+        if let Some(why) = unrouted(client, target) {
             steps.routes = format!("{why}, so no route or TrafficPolicy is looked at");
             let end = self.reached(client, &resolved, target, &asked);
             return Followed::straight(steps, resolved, end);
@@ -210,7 +147,9 @@ impl Table {
         steps: &mut RequestSteps,
     ) -> Routed {
         let (Some(service), Some(port)) = (&resolved.service, resolved.port) else {
-            steps.routes = "no Service is dialled, so no route holds".to_owned();
+            steps
+                .routes
+                .push_str("no Service is dialled, so no route holds");
             return Routed::Straight;
         };
         let own = &client.name.namespace;
@@ -289,13 +228,12 @@ impl Table {
             let share = (service, port, percent);
             let step = self.backend(share, &own.asked, own.said, &resolved.candidates);
             steps.backends.push(step);
-            let outcome = match own.answer {
-                Some((status, why)) => answered(status, &why),
-                None => {
-                    let (servers, outcome) = self.reached(client, &resolved, target, &own.asked);
-                    ends.servers.extend(servers);
-                    outcome
-                }
+            let outcome = if let Some((status, why)) = own.answer {
+                answered(status, &why)
+            } else {
+                let (servers, outcome) = self.reached(client, &resolved, target, &own.asked);
+                ends.servers.extend(servers);
+                outcome
             };
             ends.candidates.extend(resolved.candidates);
             ends.outcomes.push(outcome);
@@ -455,37 +393,6 @@ fn answered(status: u16, reason: &str) -> Outcome {
         policy: None,
         status: Some(status),
     }
-}
-
-/// Time limits, retries and sessions of a rule, in sentences.
-fn rule_limits(rule: &CompiledRule) -> Vec<String> {
-    let mut said = Vec::new();
-    let timeouts = [
-        ("the request", rule.timeouts.request),
-        ("each try", rule.timeouts.backend_request),
-    ];
-    for (what, limit) in timeouts {
-        if let Some(limit) = limit.filter(|it| !it.is_zero()) {
-            said.push(format!("{what} may take {limit:?}"));
-        }
-    }
-    if let Some(retry) = &rule.retry {
-        let attempts = retry
-            .attempts
-            .map_or(String::new(), |it| format!(" up to {it} times"));
-        let codes: Vec<String> = retry.codes.iter().map(ToString::to_string).collect();
-        let codes = match codes.is_empty() {
-            true => String::new(),
-            false => format!(" and answers {}", codes.join(", ")),
-        };
-        said.push(format!(
-            "it is tried again{attempts} after failures to connect{codes}"
-        ));
-    }
-    if rule.session.is_some() {
-        said.push("a client with a session stays with its endpoint".to_owned());
-    }
-    said
 }
 
 impl RuleCandidate {

@@ -118,9 +118,10 @@ fn retries(of: &Retries) -> String {
     }
     let on: Vec<&str> = of.on.iter().map(|it| it.as_str()).collect();
     let codes: Vec<String> = of.codes.iter().map(|it| it.as_u16().to_string()).collect();
-    let codes = match codes.is_empty() {
-        true => String::new(),
-        false => format!(" and answers {}", codes.join(", ")),
+    let codes = if codes.is_empty() {
+        String::new()
+    } else {
+        format!(" and answers {}", codes.join(", "))
     };
     format!(
         "up to {} retries after {}{codes}, of at most {} % of requests",

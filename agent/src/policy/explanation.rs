@@ -111,7 +111,7 @@ pub struct BackendStep {
 /// What holds for the traffic to a port of a Service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrafficStep {
-    /// The TrafficPolicies in force, the one that comes first first.
+    /// The `TrafficPolicies` in force, the one that comes first first.
     pub policies: Vec<NamespacedName>,
     /// What they and the defaults come to, in sentences.
     pub settings: Vec<String>,
@@ -158,8 +158,11 @@ pub struct Server {
     pub plaintext_because: Option<Cow<'static, str>>,
     /// Whether the pod takes plaintext there.
     pub mtls: MtlsStep,
-    /// Every AuthorizationPolicy in reach of the pod.
+    /// Every `AuthorizationPolicy` in reach of the pod.
     pub policies: Vec<PolicyStep>,
+    /// What else is asked of the request before it may go on, in sentences.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub asks: Vec<String>,
     /// The verdict; `None` where the mesh enforces nothing.
     pub decision: Option<Decision>,
     /// Why nothing is enforced; empty where something is.
@@ -171,11 +174,11 @@ pub struct Server {
 pub struct MtlsStep {
     /// The mode.
     pub mode: MtlsMode,
-    /// The MeshPolicy; `None` for the default.
+    /// The `MeshPolicy`; `None` for the default.
     pub policy: Option<Arc<str>>,
 }
 
-/// One AuthorizationPolicy.
+/// One `AuthorizationPolicy`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyStep {
     /// `namespace/name`.

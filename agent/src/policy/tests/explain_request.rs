@@ -80,7 +80,7 @@ fn rule(path: &str, backends: Vec<BackendRef>) -> RouteRule {
     }
 }
 
-/// An HTTPRoute of `shop/web`.
+/// An `HTTPRoute` of `shop/web`.
 fn route(text: &str, rules: Vec<RouteRule>) -> Object {
     Object::Route(Route {
         kind: RouteKind::Http,
