@@ -24,6 +24,7 @@ mod peer;
 mod policies;
 mod probes;
 mod redirect;
+mod seen;
 mod services;
 mod upgrade;
 
@@ -154,6 +155,7 @@ fn main() -> ExitCode {
         kube::TESTS,
         policies::TESTS,
         probes::TESTS,
+        seen::TESTS,
         services::TESTS,
         upgrade::TESTS,
     ];
