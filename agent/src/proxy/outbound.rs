@@ -105,9 +105,9 @@ pub(super) async fn serve(
 }
 
 /// The routes of connections of what was dialled, if there are any.
-fn routes_at(dialler: &Dialler, dialled: SocketAddr) -> Option<Arc<ConnectionRoutes>> {
+fn routes_at(dialler: &Dialler, address: SocketAddr) -> Option<Arc<ConnectionRoutes>> {
     let table = dialler.shared.table();
-    let (service, port) = table.service_at(OrigDst(dialled))?;
+    let (service, port) = table.service_at(OrigDst(address))?;
     let namespace = &dialler.client.pod.name.namespace;
     table.connection_routes(namespace, service, port)
 }

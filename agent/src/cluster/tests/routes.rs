@@ -434,6 +434,17 @@ fn fields_of_other_kinds_are_not_known() {
 }
 
 #[test]
+fn a_null_is_as_good_as_nothing() {
+    let rule = understood(
+        "{name: null, matches: [{path: null, headers: null}], filters: null, timeouts: null, \
+         retry: null, sessionPersistence: null, backendRefs: [{name: web, port: 80, weight: null, \
+         namespace: null}]}",
+    );
+    assert_eq!(rule.backends[0].weight, 1);
+    assert_eq!((rule.retry, rule.session), (None, None));
+}
+
+#[test]
 fn a_route_that_can_not_be_read_leaves_the_last_good_one() {
     let mut world = World::new();
     let text = |spec: &str| {

@@ -324,8 +324,7 @@ async fn a_pod_leaves(mut world: World) {
     let proxy = world.nodes[1].proxy.clone();
     proxy.remove_pod(&server.key(), Duration::from_secs(2));
     round_trip(&mut stream, b"meanwhile").await;
-    let mut late = client.dial(address).await;
-    expect_reset(&mut late).await;
+    client.dial_refused(address).await;
     check_flow(&world.flow(0).await, Verdict::Failed, "tunnel_failed");
     expect_reset(&mut stream).await;
     check_flow(&world.flow(1).await, Verdict::Forwarded, "pod_removed");

@@ -20,9 +20,9 @@ fn apply(world: &mut World, text: &str) {
     let mut converter = Converter::new(trust_domain, NetnsFrom::Annotation);
     for document in serde_yaml_ng::Deserializer::from_str(text) {
         let value = serde_json::Value::deserialize(document).unwrap();
-        let converted = converter.value(&value);
-        assert!(converted.problems.is_empty(), "{:?}", converted.problems);
-        world.apply(converted.object.unwrap());
+        let read = converter.value(&value);
+        assert!(read.problems.is_empty(), "{:?}", read.problems);
+        world.apply(read.object.unwrap());
     }
 }
 
@@ -96,8 +96,7 @@ async fn a_tcp_route_that_leads_nowhere_refuses() {
         "r",
         "rules: [{backendRefs: [{name: gone, port: 80}]}]",
     );
-    let mut stream = client.dial(front()).await;
-    expect_reset(&mut stream).await;
+    client.dial_refused(front()).await;
     check_flow(&world.flow(0).await, Verdict::Failed, "backend_invalid");
 }
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::super::FieldPath;
 use super::super::reader::{self, Reader};
 use super::matches::not_a_header;
-use super::{list, number, read_reference};
+use super::{fields, list, number, read_reference};
 use crate::state::{
     Cors, HeaderChange, MirrorRef, PathChange, Redirect, Rewrite, RouteFilter, RouteKind, Scheme,
 };
@@ -98,8 +98,8 @@ fn read_one(
         reader.report(&path.key("type"), message);
         return None;
     };
-    let fields = reader.fields(value, path, &["type", field]);
-    let found = fields.into_iter().find(|(key, ..)| *key == field);
+    let given = fields(reader, value, path, &["type", field]);
+    let found = given.into_iter().find(|(key, ..)| *key == field);
     let Some((_, value, path)) = found else {
         reader.report(&path.key(field), "is missing");
         return None;
@@ -128,7 +128,7 @@ const FRAMING: [&str; 6] = [
 
 fn headers(reader: &mut Reader, value: &Value, path: &FieldPath) -> Arc<HeaderChange> {
     let mut change = HeaderChange::default();
-    for (key, value, path) in reader.fields(value, path, &["set", "add", "remove"]) {
+    for (key, value, path) in fields(reader, value, path, &["set", "add", "remove"]) {
         for (value, path) in list(reader, Some(value), &path) {
             match key {
                 "set" => change.set.extend(header(reader, value, &path)),
@@ -146,7 +146,7 @@ fn header(
     path: &FieldPath,
 ) -> Option<(HeaderName, HeaderValue)> {
     let (mut name, mut text) = (None, None);
-    for (key, value, path) in reader.fields(value, path, &["name", "value"]) {
+    for (key, value, path) in fields(reader, value, path, &["name", "value"]) {
         match key {
             "name" => name = header_name(reader, value, &path),
             _ => {
@@ -190,7 +190,7 @@ fn redirect(reader: &mut Reader, value: &Value, path: &FieldPath) -> Arc<Redirec
         status: 302,
     };
     let known = ["scheme", "hostname", "port", "path", "statusCode"];
-    for (key, value, path) in reader.fields(value, path, &known) {
+    for (key, value, path) in fields(reader, value, path, &known) {
         match key {
             "scheme" => match value.as_str() {
                 Some("http") => redirect.scheme = Some(Scheme::Http),
@@ -215,7 +215,7 @@ fn redirect(reader: &mut Reader, value: &Value, path: &FieldPath) -> Arc<Redirec
 
 fn rewrite(reader: &mut Reader, value: &Value, path: &FieldPath) -> Arc<Rewrite> {
     let mut rewrite = Rewrite::default();
-    for (key, value, path) in reader.fields(value, path, &["hostname", "path"]) {
+    for (key, value, path) in fields(reader, value, path, &["hostname", "path"]) {
         match key {
             "hostname" => rewrite.hostname = hostname(reader, value, &path),
             _ => rewrite.path = path_change(reader, value, &path),
@@ -245,8 +245,8 @@ fn path_change(reader: &mut Reader, value: &Value, path: &FieldPath) -> Option<P
             return None;
         }
     };
-    let fields = reader.fields(value, path, &["type", field]);
-    let text = fields.into_iter().find(|(key, ..)| *key == field);
+    let given = fields(reader, value, path, &["type", field]);
+    let text = given.into_iter().find(|(key, ..)| *key == field);
     let text = text.and_then(|(_, value, _)| value.as_str());
     let printable = |text: &&str| {
         let mut bytes = text.bytes();
@@ -280,7 +280,7 @@ fn cors(reader: &mut Reader, value: &Value, path: &FieldPath) -> Arc<Cors> {
         "allowCredentials",
         "maxAge",
     ];
-    for (key, value, path) in reader.fields(value, path, &known) {
+    for (key, value, path) in fields(reader, value, path, &known) {
         match key {
             "allowOrigins" => cors.allow_origins = texts(reader, value, &path),
             "allowMethods" => cors.allow_methods = texts(reader, value, &path),
@@ -322,7 +322,7 @@ fn texts(reader: &mut Reader, value: &Value, path: &FieldPath) -> Vec<Arc<str>> 
 fn mirror(reader: &mut Reader, value: &Value, path: &FieldPath, namespace: &Arc<str>) -> MirrorRef {
     let mut reference = None;
     let mut share = None;
-    for (key, value, path) in reader.fields(value, path, &["backendRef", "percent", "fraction"]) {
+    for (key, value, path) in fields(reader, value, path, &["backendRef", "percent", "fraction"]) {
         match key {
             "backendRef" => {
                 reference = Some(read_reference(reader, value, &path, (namespace, &[])).0);
@@ -362,7 +362,7 @@ fn mirror(reader: &mut Reader, value: &Value, path: &FieldPath, namespace: &Arc<
 
 fn fraction(reader: &mut Reader, value: &Value, path: &FieldPath) -> Option<(u32, u32)> {
     let (mut numerator, mut denominator) = (None, Some(100));
-    for (key, value, path) in reader.fields(value, path, &["numerator", "denominator"]) {
+    for (key, value, path) in fields(reader, value, path, &["numerator", "denominator"]) {
         let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
         if number.is_none() {
             reader.report(&path, format!("{value} is not a number"));

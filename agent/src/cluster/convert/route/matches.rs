@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::super::FieldPath;
 use super::super::reader::Reader;
-use super::list;
+use super::{fields, list};
 use crate::state::{
     HeaderMatch, PathMatch, Pattern, QueryMatch, RequestMatch, RouteKind, ValueMatch,
 };
@@ -49,10 +49,7 @@ pub(super) fn read(
         RouteKind::Grpc => &["method", "headers"],
         RouteKind::Tls | RouteKind::Tcp => &[],
     };
-    for (key, value, path) in reader.fields(value, path, known) {
-        if value.is_null() {
-            continue;
-        }
+    for (key, value, path) in fields(reader, value, path, known) {
         match (key, kind) {
             ("path", _) => one.path = read_path(reader, value, &path),
             ("method", RouteKind::Grpc) => one.path = read_call(reader, value, &path),
@@ -66,7 +63,7 @@ pub(super) fn read(
 
 fn read_path(reader: &mut Reader, value: &Value, path: &FieldPath) -> PathMatch {
     let (mut kind, mut text) = ("PathPrefix", "/");
-    for (key, value, path) in reader.fields(value, path, &["type", "value"]) {
+    for (key, value, path) in fields(reader, value, path, &["type", "value"]) {
         let given = reader.text(value, &path).unwrap_or_default();
         match key {
             "type" => kind = given,
@@ -151,8 +148,8 @@ fn read_method(reader: &mut Reader, value: &Value, path: &FieldPath) -> Option<M
 fn read_call(reader: &mut Reader, value: &Value, path: &FieldPath) -> PathMatch {
     let mut exact = true;
     let (mut service, mut method) = (None, None);
-    for (key, value, path) in reader.fields(value, path, &["type", "service", "method"]) {
-        if value.is_null() || value.as_str() == Some("") {
+    for (key, value, path) in fields(reader, value, path, &["type", "service", "method"]) {
+        if value.as_str() == Some("") {
             continue;
         }
         let Some(text) = reader.text(value, &path) else {
@@ -230,7 +227,7 @@ fn read_pair<'v>(
 ) -> Option<(&'v str, ValueMatch)> {
     let mut exact = true;
     let (mut name, mut wanted) = (None, None);
-    for (key, value, path) in reader.fields(value, path, &["type", "name", "value"]) {
+    for (key, value, path) in fields(reader, value, path, &["type", "name", "value"]) {
         let text = reader.text(value, &path);
         match (key, text) {
             ("name", text) => name = text,

@@ -103,6 +103,20 @@ fn invalid(reader: &mut Reader, before: usize, consequence: &str) -> Option<Inva
     })
 }
 
+type Fields<'v> = Vec<(&'v str, &'v Value, FieldPath)>;
+
+/// The fields of a map that are known and not null; what is not known is reported.
+fn fields<'v>(
+    reader: &mut Reader,
+    value: &'v Value,
+    path: &FieldPath,
+    known: &[&str],
+) -> Fields<'v> {
+    let mut fields = reader.fields(value, path, known);
+    fields.retain(|(_, value, _)| !value.is_null());
+    fields
+}
+
 /// A list that may be empty or not there.
 fn list<'v>(
     reader: &mut Reader,
@@ -159,7 +173,7 @@ fn read_parent(
         invalid: None,
     };
     let known = ["group", "kind", "name", "namespace", "port", "sectionName"];
-    for (key, value, path) in reader.fields(value, path, &known) {
+    for (key, value, path) in fields(reader, value, path, &known) {
         match key {
             "name" => name = reader.text(value, &path),
             "namespace" => {
@@ -294,7 +308,7 @@ fn read_rule(
     };
     let mut backends = Vec::new();
     let before = reader.problems.len();
-    for (key, value, path) in reader.fields(value, path, known) {
+    for (key, value, path) in fields(reader, value, path, known) {
         match key {
             "name" => rule.name = reader.text(value, &path).map(Arc::from),
             "filters" => rule.filters = filters::read(reader, value, &path, (kind, namespace)),
@@ -373,8 +387,6 @@ fn read_backend(
     }
 }
 
-type Fields<'v> = Vec<(&'v str, &'v Value, FieldPath)>;
-
 /// A reference to a Service, as which it counts where nothing else is said; and its other
 /// fields.
 fn read_reference<'v>(
@@ -392,7 +404,7 @@ fn read_reference<'v>(
     let mut known = vec!["group", "kind", "name", "namespace", "port"];
     known.extend(others);
     let mut left = Vec::new();
-    for (key, value, path) in reader.fields(value, path, &known) {
+    for (key, value, path) in fields(reader, value, path, &known) {
         match key {
             "group" => match value.as_str() {
                 Some(group) => reference.group = group.into(),
@@ -400,7 +412,6 @@ fn read_reference<'v>(
             },
             "kind" => reference.kind = reader.text(value, &path).unwrap_or_default().into(),
             "name" => reference.name.name = reader.text(value, &path).unwrap_or_default().into(),
-            "namespace" if value.is_null() => {}
             "namespace" => {
                 if let Some(namespace) = reader.text(value, &path) {
                     reference.name.namespace = namespace.into();

@@ -10,12 +10,12 @@ use serde_json::Value;
 use super::super::FieldPath;
 use super::super::reader::Reader;
 use super::matches::not_a_header;
-use super::{list, number};
+use super::{fields, list, number};
 use crate::state::{RouteRetry, RouteTimeouts, SessionCarrier, SessionPersistence};
 
 pub(super) fn timeouts(reader: &mut Reader, value: &Value, path: &FieldPath) -> RouteTimeouts {
     let mut timeouts = RouteTimeouts::default();
-    for (key, value, path) in reader.fields(value, path, &["request", "backendRequest"]) {
+    for (key, value, path) in fields(reader, value, path, &["request", "backendRequest"]) {
         let given = number(reader, value, &path, duration);
         match key {
             "request" => timeouts.request = given,
@@ -31,11 +31,8 @@ pub(super) fn timeouts(reader: &mut Reader, value: &Value, path: &FieldPath) -> 
 }
 
 pub(super) fn retry(reader: &mut Reader, value: &Value, path: &FieldPath) -> Option<RouteRetry> {
-    if value.is_null() {
-        return None;
-    }
     let mut retry = RouteRetry::default();
-    for (key, value, path) in reader.fields(value, path, &["attempts", "codes", "backoff"]) {
+    for (key, value, path) in fields(reader, value, path, &["attempts", "codes", "backoff"]) {
         match key {
             "attempts" => {
                 let attempts = value.as_u64().and_then(|number| u32::try_from(number).ok());
@@ -66,9 +63,6 @@ pub(super) fn session(
     value: &Value,
     path: &FieldPath,
 ) -> Option<SessionPersistence> {
-    if value.is_null() {
-        return None;
-    }
     let known = [
         "type",
         "absoluteTimeout",
@@ -82,7 +76,7 @@ pub(super) fn session(
     let mut name = None;
     let mut cookie_path = Arc::from("/");
     let mut permanent = false;
-    for (key, value, path) in reader.fields(value, path, &known) {
+    for (key, value, path) in fields(reader, value, path, &known) {
         match key {
             "type" => match value.as_str() {
                 Some("Cookie") => by_header = false,
@@ -93,7 +87,7 @@ pub(super) fn session(
             "sessionName" => name = reader.text(value, &path),
             _ => {
                 let known = ["name", "path", "lifetimeType"];
-                for (key, value, path) in reader.fields(value, &path, &known) {
+                for (key, value, path) in fields(reader, value, &path, &known) {
                     match (key, value.as_str()) {
                         ("name", Some(text)) => name = Some(text),
                         ("path", Some(text)) if is_cookie_path(text) => cookie_path = text.into(),

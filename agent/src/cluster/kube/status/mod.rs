@@ -226,20 +226,18 @@ impl Writer {
         let mut said = HashMap::new();
         for kind in KINDS {
             for resource in resources(kind) {
-                match self.list_in(&resource).await {
+                let objects = match self.list_in(&resource).await {
                     // Its definition is not installed, or not in this version.
-                    Err(ApiFailure::NotFound { .. }) => {}
-                    objects => {
-                        let objects = objects?;
-                        let found = objects.iter().filter_map(|object| {
-                            let key = key(kind, object);
-                            let word = words.get(&key)?;
-                            word.is_said_by(object).then(|| (key, word.clone()))
-                        });
-                        said.extend(found);
-                        break;
-                    }
-                }
+                    Err(ApiFailure::NotFound { .. }) => continue,
+                    objects => objects?,
+                };
+                let found = objects.iter().filter_map(|object| {
+                    let key = key(kind, object);
+                    let word = words.get(&key)?;
+                    word.is_said_by(object).then(|| (key, word.clone()))
+                });
+                said.extend(found);
+                break;
             }
         }
         Ok(said)

@@ -48,9 +48,9 @@ pub(in crate::policy) fn objects(text: &str) -> (Vec<Object>, Vec<String>) {
     let (mut objects, mut problems) = (Vec::new(), Vec::new());
     for document in serde_yaml_ng::Deserializer::from_str(text) {
         let value = serde_json::Value::deserialize(document).unwrap();
-        let converted = converter.value(&value);
-        objects.extend(converted.object);
-        let said = converted.problems.into_iter();
+        let read = converter.value(&value);
+        objects.extend(read.object);
+        let said = read.problems.into_iter();
         problems.extend(said.map(|it| format!("{}: {}", it.field, it.message)));
     }
     (objects, problems)
