@@ -55,6 +55,8 @@ pub struct AuthorizationPolicySpec {
     /// It matches where any of these does. With none an ALLOW permits nothing and a DENY
     /// refuses nothing; a rule with nothing in it matches everything.
     #[serde(skip_serializing_if = "Option::is_none")]
+    // This and the length of `when` bound what the rules in CEL may cost.
+    #[schemars(length(max = 1024))]
     pub rules: Option<Vec<Rule>>,
 }
 
@@ -127,7 +129,7 @@ pub struct Rule {
     pub to: Option<Vec<Destination>>,
     /// Further conditions, all of which must hold.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1))]
+    #[schemars(length(min = 1, max = 64))]
     pub when: Option<Vec<Condition>>,
 }
 

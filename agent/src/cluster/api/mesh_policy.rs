@@ -52,7 +52,7 @@ pub struct MeshPolicySpec {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Jwt {
     /// Who issues tokens.
-    #[schemars(length(min = 1))]
+    #[schemars(length(min = 1, max = 64))]
     pub providers: Vec<JwtProvider>,
 }
 
