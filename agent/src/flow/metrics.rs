@@ -11,6 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::event::{Destination, Direction, FlowEvent, FlowProtocol, Source, TlsState};
+use super::marks::Marks;
 use super::requests::RequestMetrics;
 use crate::model::SpiffeId;
 
@@ -62,6 +63,7 @@ pub struct FlowMetrics {
     received: Family<Labels, Counter>,
     pub(super) open: Gauge,
     pub(super) requests: RequestMetrics,
+    pub(super) marks: Marks,
 }
 
 impl FlowMetrics {
@@ -96,6 +98,7 @@ impl FlowMetrics {
             self.open.clone(),
         );
         registry.register_collector(Box::new(self.requests.clone()));
+        self.marks.register(registry);
     }
 
     /// The counters of one label set, which stays as long as somebody holds them.

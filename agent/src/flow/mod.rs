@@ -17,6 +17,7 @@
 mod event;
 mod filter;
 mod hub;
+mod marks;
 mod metrics;
 mod open;
 mod recent;

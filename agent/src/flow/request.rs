@@ -160,7 +160,7 @@ pub(super) struct RequestRecord {
     verdict: Verdict,
     reason: Cow<'static, str>,
     policy: Option<Arc<str>>,
-    audit: Vec<Arc<str>>,
+    pub(super) audit: Vec<Arc<str>>,
     bytes_sent: u64,
     bytes_received: u64,
     duration: Duration,

@@ -152,10 +152,12 @@ impl FlowSender {
     }
 
     fn enqueue(&self, event: FlowEvent) {
+        self.metrics.marks.count(&event.audit);
         self.send(Recorded::Connection(Box::new(event)));
     }
 
     pub(super) fn enqueue_request(&self, request: RequestRecord) {
+        self.metrics.marks.count(&request.audit);
         self.send(Recorded::Request(request));
     }
 
