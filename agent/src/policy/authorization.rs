@@ -70,9 +70,10 @@ pub enum DenyReason {
     NoAllowRule,
     /// A policy that selects the pod could not be understood.
     InvalidPolicy,
-    /// A CUSTOM policy wants somebody asked, who decides on requests only, and the
-    /// connection carries no HTTP.
-    CustomNeedsHttp,
+    /// A CUSTOM policy wants somebody asked who decides on requests only, or claims of
+    /// tokens become headers that the application trusts; and the connection carries no
+    /// HTTP.
+    NeedsHttp,
 }
 
 impl DenyReason {
@@ -83,7 +84,7 @@ impl DenyReason {
             Self::DenyRule => "denied_by_rule",
             Self::NoAllowRule => "no_rule_allows",
             Self::InvalidPolicy => "invalid_policy",
-            Self::CustomNeedsHttp => "custom_needs_http",
+            Self::NeedsHttp => "needs_http",
         }
     }
 }
@@ -263,7 +264,7 @@ impl Authorization {
             let reason = DenyReason::NoAllowRule;
             (Permission::Denied(reason), self.allow_names.clone())
         } else if let Some(rule) = self.needs_http(subject) {
-            let reason = DenyReason::CustomNeedsHttp;
+            let reason = DenyReason::NeedsHttp;
             (Permission::Denied(reason), Some(Arc::clone(rule)))
         } else {
             (Permission::Permitted, allowed)

@@ -64,21 +64,27 @@ impl InboundPolicy {
     /// The verdict on a connection before its first bytes. One that is permitted or
     /// denied here is so whatever it carries.
     pub fn authorize_connection(&self, request: &Request<'_>) -> Admission {
+        let decision = self.decide(request, None);
         let subject = Subject::new(request, None);
-        if self.refuses(request).is_some() || self.authorization.is_settled(&subject) {
-            let decision = self.authorize(request);
-            // The token of a request may be a bad one.
-            if decision.verdict != Permission::Permitted || self.jwt.is_empty() {
-                return Admission::Decided(decision);
-            }
+        let settled = self.refuses(request).is_some() || self.authorization.is_settled(&subject);
+        // The token of a request may be a bad one.
+        let permitted = decision.verdict == Permission::Permitted;
+        if settled && (!permitted || self.jwt.is_empty()) {
+            Admission::Decided(decision)
+        } else {
+            Admission::PerRequest
         }
-        Admission::PerRequest
     }
 
     /// The verdict on a connection that carries no HTTP. What an ALLOW asks of requests
     /// does not match it; what a DENY asks of them does.
     pub fn authorize(&self, request: &Request<'_>) -> Decision {
-        self.decide(request, None)
+        let mut decision = self.decide(request, None);
+        if decision.verdict == Permission::Permitted && self.sets_headers() {
+            // What is no HTTP to the proxy may be to a lenient application.
+            decision.verdict = Permission::Denied(DenyReason::NeedsHttp);
+        }
+        decision
     }
 
     /// The verdict on one request of HTTP.
@@ -128,6 +134,12 @@ impl InboundPolicy {
             }
         }
         decision
+    }
+
+    /// Claims of tokens become headers.
+    fn sets_headers(&self) -> bool {
+        let mut providers = self.jwt.iter();
+        providers.any(|provider| !provider.output_claims.is_empty())
     }
 
     /// Why it takes nothing of the kind, whatever the rules say, and which policy says so.

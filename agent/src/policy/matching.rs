@@ -6,12 +6,12 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use http::HeaderValue;
 use ipnet::IpNet;
 
 use super::authorization::Request;
 use super::request::{HttpRequest, bare_host};
-use crate::model::{SpiffeId, without_parameters};
+use super::values::{is_header, is_method, is_path, is_principal};
+use crate::model::SpiffeId;
 use crate::state::{Action, Condition, From, PathPattern, Rule, StringMatch, Test, To, Values};
 
 /// What a field says of something that isn't there, or that servers read in two ways.
@@ -193,7 +193,6 @@ impl<'a> Subject<'a> {
         let namespace = self.peer.map(|peer| &*peer.namespace);
         let ip = |block: &IpNet| block.contains(&self.ip);
         let identity = Presence::of_identity(view);
-        let is_principal = |pattern: &StringMatch, id: &SpiffeId| is_principal(pattern, id);
         let is_namespace = |pattern: &StringMatch, name: &str| pattern.matches(name);
         identity
             .listed("principals", &from.principals, principal, is_principal)
@@ -376,91 +375,18 @@ impl Presence {
     }
 }
 
-/// The identity without `spiffe://` is one of those that are meant.
-fn is_principal(pattern: &StringMatch, id: &SpiffeId) -> bool {
-    let parts = [
-        &*id.trust_domain.0,
-        "/ns/",
-        &*id.namespace,
-        "/sa/",
-        &*id.service_account,
-    ];
-    match pattern {
-        StringMatch::Exact(exact) => {
-            let rest = parts
-                .iter()
-                .try_fold(exact.as_str(), |rest, part| rest.strip_prefix(part));
-            rest.is_some_and(str::is_empty)
-        }
-        StringMatch::Prefix(prefix) => {
-            let mut rest = prefix.as_str();
-            for part in parts {
-                match rest.strip_prefix(part) {
-                    Some(after) => rest = after,
-                    None => return part.starts_with(rest),
-                }
-            }
-            rest.is_empty()
-        }
-        StringMatch::Suffix(suffix) => {
-            let mut rest = suffix.as_str();
-            for part in parts.iter().rev() {
-                match rest.strip_suffix(part) {
-                    Some(before) => rest = before,
-                    None => return part.ends_with(rest),
-                }
-            }
-            rest.is_empty()
-        }
-        StringMatch::Present => true,
-    }
-}
-
-/// Methods are case-sensitive, but not to every server.
-fn is_method(pattern: &StringMatch, http: &HttpRequest<'_>, doubt: Doubt) -> bool {
-    match doubt {
-        Doubt::Fails => pattern.matches(http.method.as_str()),
-        Doubt::Matches => pattern.matches_any_case(http.method.as_str()),
-    }
-}
-
-/// Some servers take what follows `;` in a segment for no part of the path.
-fn is_path(pattern: &PathPattern, http: &HttpRequest<'_>, doubt: Doubt) -> bool {
-    let Some(path) = http.path else {
-        return doubt == Doubt::Matches;
-    };
-    let matches = pattern.matches(path);
-    if matches || doubt == Doubt::Fails {
-        return matches;
-    }
-    without_parameters(path).is_some_and(|bare| pattern.matches(&bare))
-}
-
-/// Of a header that is given several times, one server takes the first, another the
-/// last, another all of them.
 fn header_mismatch(
     http: &HttpRequest<'_>,
     name: &str,
     values: &Values,
     doubt: Doubt,
 ) -> Option<Mismatch> {
-    let given = || http.headers.get_all(name).iter();
-    let is_any = |list: &[StringMatch], value: &HeaderValue| {
-        let text = value.to_str();
-        // What is no text can be anything.
-        text.map_or(false, |text| {
-            list.iter().any(|pattern| pattern.matches(text))
-        })
-    };
-    let matches = |list: &[StringMatch], doubt| match doubt {
-        Doubt::Fails => given().next().is_some() && given().all(|value| is_any(list, value)),
-        Doubt::Matches => given().any(|value| value.to_str().is_err() || is_any(list, value)),
-    };
     let mismatch = |field, why| Some(Mismatch { field, why });
-    if !values.values.is_empty() && !matches(&values.values, doubt) {
+    let (list, none_of) = (&values.values, &values.not_values);
+    if !list.is_empty() && !is_header(list, http, name, doubt) {
         return mismatch("values", Why::NotListed);
     }
-    if !values.not_values.is_empty() && matches(&values.not_values, doubt.inverse()) {
+    if !none_of.is_empty() && is_header(none_of, http, name, doubt.inverse()) {
         return mismatch("notValues", Why::Excluded);
     }
     None

@@ -26,6 +26,7 @@ mod route;
 mod table;
 mod target;
 pub mod traffic;
+mod values;
 
 #[cfg(test)]
 mod tests;

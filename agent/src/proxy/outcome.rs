@@ -279,6 +279,6 @@ fn denied(reason: DenyReason) -> Cow<'static, str> {
         DenyReason::DenyRule
         | DenyReason::NoAllowRule
         | DenyReason::InvalidPolicy
-        | DenyReason::CustomNeedsHttp => format!("policy_denied: {}", reason.as_str()).into(),
+        | DenyReason::NeedsHttp => format!("policy_denied: {}", reason.as_str()).into(),
     }
 }

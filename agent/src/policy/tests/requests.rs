@@ -1,10 +1,16 @@
 //! AuthorizationPolicies on requests.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::*;
 use crate::policy::{Admission, Claims, HttpRequest};
-use crate::state::{Condition, PathPart, PathPattern, PathTemplate, Test, Values};
+use crate::state::{
+    ClaimHeader, Condition, ExternalProvider, JwtKeys, JwtProvider, PathPart, PathPattern,
+    PathTemplate, Test, Values,
+};
 
 /// A request of `Client::cart`.
 struct Asked {
@@ -46,14 +52,18 @@ impl Asked {
         Self { claims, ..self }
     }
 
-    fn decide(&self, policies: &[AuthorizationPolicy]) -> Decision {
-        let http = HttpRequest {
+    fn http(&self) -> HttpRequest<'_> {
+        HttpRequest {
             method: &self.method,
             path: self.path,
             host: self.host,
             headers: &self.headers,
             claims: self.claims.as_ref(),
-        };
+        }
+    }
+
+    fn decide(&self, policies: &[AuthorizationPolicy]) -> Decision {
+        let http = self.http();
         with_client(policies, |inbound, request| {
             inbound.authorize_request(request, &http)
         })
@@ -450,6 +460,49 @@ fn without_http_an_allow_of_requests_never_matches_and_a_deny_does() {
     );
 }
 
+fn provider() -> ExternalProvider {
+    ExternalProvider {
+        service: name("shop/authz"),
+        port: 9000,
+        timeout: Duration::from_secs(1),
+        fail_open: false,
+        body: None,
+        headers: Vec::new(),
+    }
+}
+
+#[test]
+fn a_custom_asks_about_what_the_others_permit() {
+    let custom = AuthorizationPolicy {
+        provider: Some(Arc::new(provider())),
+        ..policy("shop/c", Action::Custom, vec![methods(&["PUT"])])
+    };
+    let deny = policy("shop/d", Action::Deny, vec![paths(exact("/no"))]);
+    let policies = [custom.clone(), deny];
+    assert_eq!(admission(&policies), "per request");
+    let put = Asked::get("/").method("PUT");
+    assert_eq!(words(&put.decide(&policies)), "permitted");
+    assert_eq!(
+        words(&Asked::get("/no").decide(&policies)),
+        "denied_by_rule shop/d#0"
+    );
+    let asked = |asked: &Asked| {
+        let http = asked.http();
+        with_client(&policies, |inbound, request| {
+            let external = inbound.external(request, &http);
+            let rules = external.into_iter().map(|(_, rule)| rule.to_string());
+            rules.collect::<Vec<_>>()
+        })
+    };
+    assert_eq!(asked(&put), ["shop/c#0"]);
+    assert_eq!(asked(&Asked::get("/")), Vec::<String>::new());
+    // Without HTTP there is nothing to ask about.
+    let opaque = with_client(&[custom], |inbound, request| {
+        words(&inbound.authorize(request))
+    });
+    assert_eq!(opaque, "needs_http shop/c#0");
+}
+
 #[test]
 fn mtls_goes_before_requests() {
     let mesh = mesh("shop/m", Some(MtlsMode::Strict), &[]);
@@ -479,4 +532,98 @@ fn dry_runs_mark_requests() {
     assert_eq!(words(&decision), "permitted");
     assert_eq!(decision.audit, ["shop/p#0: would deny".into()]);
     assert!(Asked::get("/").decide(&[dry]).audit.is_empty());
+}
+
+/// A `MeshPolicy` with an issuer of tokens.
+fn issuer(header: Option<&str>) -> MeshPolicy {
+    let claims = header.map(|header| ClaimHeader {
+        header: header.into(),
+        claim: vec!["sub".into()],
+    });
+    let provider = JwtProvider {
+        issuer: "https://a".into(),
+        audiences: Vec::new(),
+        keys: JwtKeys::Uri("https://a/keys".into()),
+        from_headers: Vec::new(),
+        from_params: Vec::new(),
+        from_cookies: Vec::new(),
+        forward: false,
+        output_claims: claims.into_iter().collect(),
+        clock_skew: Duration::ZERO,
+    };
+    MeshPolicy {
+        jwt: vec![Arc::new(provider)],
+        ..mesh("shop/jwt", None, &[])
+    }
+}
+
+/// Whether a connection is decided, what is said of it without HTTP, and whether a request
+/// that is denied lacks a token.
+#[track_caller]
+fn check_tokens(objects: Vec<Object>, asked: &Asked, expected: (&str, &str, bool)) {
+    let table = table(objects);
+    let client = Client::cart();
+    let request = Request {
+        peer: client.identity.as_ref(),
+        client_ip: client.ip,
+        port: client.port,
+        encrypted: true,
+    };
+    let inbound = table.inbound(&name("shop/web"));
+    let admission = match inbound.authorize_connection(&request) {
+        Admission::Decided(decision) => words(&decision),
+        Admission::PerRequest => "per request".to_owned(),
+    };
+    let opaque = words(&inbound.authorize(&request));
+    let lacks = inbound.lacks_token(&request, &asked.http());
+    assert_eq!((&*admission, &*opaque, lacks), expected);
+}
+
+#[test]
+fn issuers_make_connections_depend_on_their_requests() {
+    let asked = Asked::get("/");
+    let jwt = |header| Object::MeshPolicy(issuer(header));
+    check_tokens(vec![jwt(None)], &asked, ("per request", "permitted", true));
+    let needs = ("per request", "needs_http", true);
+    check_tokens(vec![jwt(Some("x-user"))], &asked, needs);
+    let invalid = MeshPolicy {
+        jwt_invalid: true,
+        ..issuer(None)
+    };
+    let denied = ("invalid_policy shop/jwt", "invalid_policy shop/jwt", false);
+    check_tokens(vec![Object::MeshPolicy(invalid)], &asked, denied);
+}
+
+#[test]
+fn whoever_could_be_permitted_with_a_token_lacks_one() {
+    let of = |principals: &[&str], not_principals: &[&str]| From {
+        request_principals: principals.iter().flat_map(|text| exact(text)).collect(),
+        not_request_principals: not_principals.iter().flat_map(|text| exact(text)).collect(),
+        ..From::default()
+    };
+    let lacks = |rule: Rule, action, asked: &Asked| {
+        let jwt = Object::MeshPolicy(issuer(None));
+        let policy = Object::AuthorizationPolicy(policy("shop/p", action, vec![rule]));
+        let table = table([jwt, policy]);
+        let client = Client::cart();
+        let request = Request {
+            peer: client.identity.as_ref(),
+            client_ip: client.ip,
+            port: client.port,
+            encrypted: true,
+        };
+        table
+            .inbound(&name("shop/web"))
+            .lacks_token(&request, &asked.http())
+    };
+    let joe = Asked::get("/").claims(r#"{"iss": "a", "sub": "joe"}"#);
+    let allow = || from(of(&["a/joe"], &[]));
+    assert!(lacks(allow(), Action::Allow, &Asked::get("/")));
+    assert!(!lacks(allow(), Action::Allow, &joe));
+    let mut elsewhere = allow();
+    elsewhere.to = methods(&["PUT"]).to;
+    assert!(!lacks(elsewhere, Action::Allow, &Asked::get("/")));
+    let deny = || from(of(&[], &["a/joe"]));
+    assert!(lacks(deny(), Action::Deny, &Asked::get("/")));
+    assert!(!lacks(methods(&["GET"]), Action::Deny, &Asked::get("/")));
 }
