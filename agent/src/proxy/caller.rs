@@ -57,8 +57,13 @@ impl Caller {
         shared.is_some_and(|shared| shared.table().snapshot().services.contains_key(service))
     }
 
-    /// Dials a port of a Service: one of its endpoints.
-    pub(super) async fn dial(&self, service: &NamespacedName, port: u16) -> Result<Io, CallError> {
+    /// Dials a port of a Service, one of its endpoints, to ask it for what it is asked for.
+    pub(super) async fn dial(
+        &self,
+        (service, port): (&NamespacedName, u16),
+        method: &Method,
+        path: &str,
+    ) -> Result<Io, CallError> {
         let shared = self.shared.upgrade().ok_or(CallError::Gone)?;
         let pod = self.pod.upgrade().ok_or(CallError::Gone)?;
         let ip = pod.pod.ips.first().copied();
@@ -78,7 +83,15 @@ impl Caller {
         };
         let way = Way::to(&shared, to.as_ref(), address).map_err(CallError::Unreachable)?;
         if let Way::Local(server) = &way {
-            permitted(server, &dialler.subject(address)).map_err(CallError::Unreachable)?;
+            let http = HttpRequest {
+                method,
+                path: Some(path),
+                host: &service.name,
+                headers: &HeaderMap::new(),
+                claims: None,
+            };
+            let subject = dialler.subject(address);
+            permitted(server, &subject, &http).map_err(CallError::Unreachable)?;
         }
         let id = ConnectionId::random();
         let stream = dialler.dial(&way, address, Some(service), id).await;
@@ -86,18 +99,10 @@ impl Caller {
     }
 }
 
-/// The policies of a pod of this node take gRPC of this client. Those of other nodes are
-/// asked there.
-fn permitted(server: &LocalPod, subject: &Subject) -> Result<(), Outcome> {
+/// The policies of a pod of this node take the call. Those of other nodes are asked there.
+fn permitted(server: &LocalPod, subject: &Subject, http: &HttpRequest<'_>) -> Result<(), Outcome> {
     let policy = Arc::clone(&server.state.borrow().policy);
-    let http = HttpRequest {
-        method: &Method::POST,
-        path: Some("/"),
-        host: "",
-        headers: &HeaderMap::new(),
-        claims: None,
-    };
-    let decision = subject.ask_request(&policy, &http);
+    let decision = subject.ask_request(&policy, http);
     match decision.verdict {
         Permission::Permitted => Ok(()),
         Permission::Denied(reason) => {

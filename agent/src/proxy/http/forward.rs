@@ -20,6 +20,7 @@ use http::{HeaderValue, Method, StatusCode, Version};
 use http_body::Body as _;
 
 use super::body::Body;
+use super::external::count_globally;
 use super::filter::grpc_web::{self, Decoded, Encoded, Encoding};
 use super::filter::session::{Endpoint, Scope, Token};
 use super::filter::{Flow, Pending, Place, apply_request, apply_response, fault};
@@ -33,6 +34,7 @@ use super::tries::Target;
 use super::upstream::{self, Sent};
 use crate::model::NamespacedName;
 use crate::policy::{AppProtocol, BackendTarget, CompiledRule, Matched, RequestHead, Table};
+use crate::proxy::reach::Dialler;
 
 /// A Service and one of its ports.
 pub(super) type ServicePort = (NamespacedName, u16);
@@ -205,6 +207,13 @@ impl Outbound {
             let now = tokio::time::Instant::now().into_std();
             let limits = &self.dialler.shared.limits;
             limits.count(&settings.rate_limits, counted, now)?;
+            let Dialler {
+                shared,
+                client,
+                peer,
+            } = &self.dialler;
+            let asker = (shared, client);
+            count_globally(&settings.rate_limits, counted, peer.ip(), asker).await?;
         }
         let head = (&parts.method, parts.uri.path(), &parts.headers);
         let injected = fault::injected(&settings.faults, head, rand::random);

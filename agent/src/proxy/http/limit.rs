@@ -211,7 +211,8 @@ fn write(hash: &mut Xxh3, part: &str) {
     hash.update(part.as_bytes());
 }
 
-fn name(limit: &RateLimit) -> String {
+/// How a limit is called to clients.
+pub(super) fn name(limit: &RateLimit) -> String {
     if limit.name.is_empty() {
         return format!("by {}", limit.policy);
     }

@@ -75,20 +75,26 @@ pub(super) fn tokens(
     Ok(found)
 }
 
-/// What stands behind the prefix. Schemes are of any case (RFC 9110, section 11.1).
+/// What stands behind the prefix. Schemes are of any case (RFC 9110, section 11.1), and the
+/// space after them is any space to lenient servers.
 fn behind_prefix<'v>(value: &'v HeaderValue, prefix: &str) -> Option<&'v [u8]> {
-    let (start, rest) = value.as_bytes().split_at_checked(prefix.len())?;
-    start
-        .eq_ignore_ascii_case(prefix.as_bytes())
-        .then_some(rest)
+    let scheme = prefix.trim_end();
+    let (start, rest) = value.as_bytes().split_at_checked(scheme.len())?;
+    let spaced = scheme.len() == prefix.len() || matches!(rest.first(), Some(b' ' | b'\t'));
+    (start.eq_ignore_ascii_case(scheme.as_bytes()) && spaced).then_some(rest)
 }
 
 fn in_headers(parts: &Parts, header: &TokenHeader) -> Result<Vec<String>, JwtError> {
     let values = parts.headers.get_all(&*header.name).iter();
     let behind = values.filter_map(|value| behind_prefix(value, &header.prefix));
-    behind
-        .map(|token| Ok(utf8(token)?.trim().to_owned()))
-        .collect()
+    let mut found = Vec::new();
+    for token in behind {
+        let token = utf8(token)?.trim();
+        if !token.is_empty() {
+            found.push(token.to_owned());
+        }
+    }
+    Ok(found)
 }
 
 fn in_query(parts: &Parts, name: &str) -> Result<Vec<String>, JwtError> {
@@ -192,26 +198,130 @@ fn remove_param(parts: &mut Parts, name: &str) {
         return;
     }
     let rest: Vec<&str> = query.split('&').filter(is_other).collect();
+    let rest = rest.join("&");
     let path = parts.uri.path().to_owned();
-    set_path(
-        parts,
-        &path,
-        Some(&rest.join("&"))
-            .filter(|rest| !rest.is_empty())
-            .map(|x| &**x),
-    );
+    // A part of what was one before is one.
+    let _changed = set_path(parts, &path, Some(&*rest).filter(|rest| !rest.is_empty()));
 }
 
-/// Gives a request another path and query.
-pub(in crate::proxy::http) fn set_path(parts: &mut Parts, path: &str, query: Option<&str>) {
+/// Gives a request another path and query; false where they are none.
+pub(in crate::proxy::http) fn set_path(parts: &mut Parts, path: &str, query: Option<&str>) -> bool {
     let text = match query {
         Some(query) => format!("{path}?{query}"),
         None => path.to_owned(),
     };
-    let mut uri = std::mem::take(&mut parts.uri).into_parts();
-    // Both were parts of one before.
-    if let Ok(path_and_query) = PathAndQuery::try_from(text) {
-        uri.path_and_query = Some(path_and_query);
+    let Ok(path_and_query) = PathAndQuery::try_from(text) else {
+        return false;
+    };
+    let mut uri = parts.uri.clone().into_parts();
+    uri.path_and_query = Some(path_and_query);
+    let changed = Uri::from_parts(uri);
+    let is_one = changed.is_ok();
+    if let Ok(uri) = changed {
+        parts.uri = uri;
     }
-    parts.uri = Uri::from_parts(uri).unwrap_or_default();
+    is_one
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use http::Request;
+    use http::request::Parts;
+
+    use super::{remove, tokens};
+    use crate::policy::JwtError;
+    use crate::state::{JwtKeys, JwtProvider, TokenHeader};
+
+    fn provider() -> Arc<JwtProvider> {
+        let header = |name: &str, prefix: &str| TokenHeader {
+            name: name.into(),
+            prefix: prefix.into(),
+        };
+        Arc::new(JwtProvider {
+            issuer: "i".into(),
+            audiences: Vec::new(),
+            keys: JwtKeys::Inline("".into()),
+            from_headers: vec![header("authorization", "Bearer "), header("x-token", "")],
+            from_params: vec!["token".into()],
+            from_cookies: vec!["session".into()],
+            forward: false,
+            output_claims: Vec::new(),
+            clock_skew: Duration::ZERO,
+        })
+    }
+
+    fn parts(uri: &str, headers: &[(&str, &str)]) -> Parts {
+        let mut request = Request::get(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    #[track_caller]
+    fn check(uri: &str, headers: &[(&str, &str)], expected: &[&str]) {
+        let found = tokens(&parts(uri, headers), &[provider(), provider()]).unwrap();
+        let found: Vec<&str> = found.iter().map(|found| &*found.text).collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn tokens_are_found_wherever_they_may_be() {
+        check("/", &[("authorization", "Bearer a.b.c")], &["a.b.c"]);
+        check("/", &[("Authorization", "bEARER \t a.b.c ")], &["a.b.c"]);
+        check("/", &[("authorization", "Bearer\ta.b.c")], &["a.b.c"]);
+        check("/", &[("authorization", "Bearer ")], &[]);
+        check("/", &[("authorization", "Bearera.b.c")], &[]);
+        check("/", &[("authorization", "Basic eA==")], &[]);
+        check("/", &[("x-token", "t")], &["t"]);
+        let twice = [("authorization", "Bearer a"), ("authorization", "Bearer b")];
+        check("/", &twice, &["a", "b"]);
+        check("/?token=t&x=1&toke%6e=u&token", &[], &["t", "u"]);
+        check("/?Token=t", &[], &[]);
+        check(
+            "/",
+            &[("cookie", "a=b; session=\"t\";session=u")],
+            &["t", "u"],
+        );
+        check(
+            "/",
+            &[("cookie", "xsession=t"), ("cookie", "session = u")],
+            &["u"],
+        );
+    }
+
+    #[test]
+    fn too_many_tokens_and_no_text_are_refused() {
+        let uri = format!("/?{}", "token=t&".repeat(9));
+        let many = tokens(&parts(&uri, &[]), &[provider()]);
+        assert_eq!(many, Err(JwtError::TooLarge));
+        let strange = tokens(&parts("/?token=%ff", &[]), &[provider()]);
+        assert_eq!(strange, Err(JwtError::Malformed));
+    }
+
+    #[test]
+    fn tokens_are_removed_and_nothing_else() {
+        let mut of = parts(
+            "/p?a=1&token=t&b=%20",
+            &[
+                ("authorization", "Bearer t"),
+                ("authorization", "Basic x"),
+                ("cookie", "a=b; session=t; c=d"),
+                ("cookie", "session=t"),
+                ("x-token", "t"),
+                ("x-other", "o"),
+            ],
+        );
+        remove(&mut of, &provider());
+        assert_eq!(of.uri, "/p?a=1&b=%20");
+        assert_eq!(of.headers.len(), 3);
+        assert_eq!(of.headers["authorization"], "Basic x");
+        assert_eq!(of.headers["cookie"], "a=b; c=d");
+        let mut alone = parts("/p?token=t", &[]);
+        remove(&mut alone, &provider());
+        assert_eq!(alone.uri, "/p");
+    }
 }

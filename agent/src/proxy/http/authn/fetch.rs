@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, HOST, HeaderValue};
-use http::{Request, StatusCode, Uri};
+use http::{Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_rustls::ConfigBuilderExt as _;
@@ -111,7 +111,8 @@ async fn attempt(uri: &Uri, via: &Via, tls: &Tls) -> Result<KeySet, FetchError> 
     let text = match via {
         Via::Pod(caller) => {
             let service = service(caller, uri).ok_or(FetchError::Uri)?;
-            let stream = caller.dial(&service, port).await;
+            let call = caller.dial((&service, port), &Method::GET, uri.path());
+            let stream = call.await;
             let stream = stream.map_err(|error| FetchError::Connect(io::Error::other(error)))?;
             exchange(uri, tls.wrap(stream, host, encrypted).await?).await?
         }

@@ -22,6 +22,9 @@ const RENEWAL: Duration = Duration::from_mins(5);
 /// After the first failure; each further one doubles it, up to [`RENEWAL`].
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 
+/// The longest pause while no token can be valid.
+const WITHOUT_KEYS: Duration = Duration::from_secs(30);
+
 /// Tokens that name unknown keys make nobody fetch more often than this.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(10);
 
@@ -168,7 +171,9 @@ impl Inner {
                 Err(error) => {
                     tracing::warn!(uri = %place.1, %error, "the keys of an issuer can't be fetched");
                     let this = pause;
-                    pause = (pause * 2).min(RENEWAL);
+                    let without = remote.known.borrow().keys.is_none();
+                    let most = if without { WITHOUT_KEYS } else { RENEWAL };
+                    pause = (pause * 2).min(most);
                     this
                 }
             };

@@ -18,6 +18,9 @@ use crate::model::SpiffeId;
 use crate::proxy::caller::Caller;
 use crate::state::ExternalProvider;
 
+/// What is called.
+const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
+
 /// Headers of the message itself, which nobody else may set or remove.
 const OWN: [&str; 7] = [
     "host",
@@ -97,7 +100,7 @@ pub(in crate::proxy::http) async fn check(
     body: Option<Bytes>,
     ends: Ends<'_>,
 ) -> Verdict {
-    let Some(channel) = channels.to(caller, &provider.service, provider.port) else {
+    let Some(channel) = channels.to(caller, (&provider.service, provider.port), CHECK) else {
         return Verdict::Unavailable;
     };
     let mut client = AuthorizationClient::new(channel);

@@ -2,17 +2,24 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use http::Uri;
+use http::{Method, Uri};
 use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::model::NamespacedName;
 use crate::proxy::caller::Caller;
 
+/// A peer that is gone is found out by this while there are calls.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+/// A port of a Service, and the method of gRPC.
+type Called = (NamespacedName, u16, &'static str);
+
 /// The connections of one pod. They end with it.
 #[derive(Debug, Default)]
-pub(in crate::proxy) struct Channels(Mutex<HashMap<(NamespacedName, u16), Channel>>);
+pub(in crate::proxy) struct Channels(Mutex<HashMap<Called, Channel>>);
 
 impl Channels {
     /// The connection to a Service, which is dialled when it is first used, and again when
@@ -20,10 +27,10 @@ impl Channels {
     pub(super) fn to(
         &self,
         caller: &Caller,
-        service: &NamespacedName,
-        port: u16,
+        (service, port): (&NamespacedName, u16),
+        method: &'static str,
     ) -> Option<Channel> {
-        let key = (service.clone(), port);
+        let key = (service.clone(), port, method);
         // A panic under this lock would have ended the process.
         let mut channels = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(channel) = channels.get(&key) {
@@ -36,9 +43,15 @@ impl Channels {
         let service = service.clone();
         let connector = tower::service_fn(move |_origin: Uri| {
             let (caller, service) = (caller.clone(), service.clone());
-            async move { caller.dial(&service, port).await.map(TokioIo::new) }
+            async move {
+                let call = caller.dial((&service, port), &Method::POST, method);
+                call.await.map(TokioIo::new)
+            }
         });
-        let channel = Endpoint::from(origin).connect_with_connector_lazy(connector);
+        let endpoint = Endpoint::from(origin)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE);
+        let channel = endpoint.connect_with_connector_lazy(connector);
         let _before = channels.insert(key, channel.clone());
         Some(channel)
     }

@@ -7,6 +7,7 @@
 
 mod authorization;
 mod channels;
+mod global;
 #[expect(
     clippy::pedantic,
     clippy::allow_attributes,
@@ -25,10 +26,8 @@ pub(in crate::proxy) mod generated {
         include!("generated/envoy.service.ratelimit.v3.rs");
     }
 }
-#[expect(dead_code, reason = "the pipeline calls it next")]
 mod rate_limit;
 
 pub(super) use self::authorization::{Changes, Denied, Ends, Verdict, check};
 pub(in crate::proxy) use self::channels::Channels;
-#[expect(unused_imports, reason = "the pipeline calls it next")]
-pub(super) use self::rate_limit::{Limited, should_limit};
+pub(super) use self::global::count_globally;

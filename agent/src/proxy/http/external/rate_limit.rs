@@ -10,9 +10,12 @@ use super::generated::ratelimit::{RateLimitDescriptor, RateLimitRequest, RateLim
 use crate::model::NamespacedName;
 use crate::proxy::caller::Caller;
 
+/// What is called.
+const SHOULD_LIMIT: &str = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit";
+
 /// What the Service says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::proxy::http) enum Limited {
+pub(super) enum Verdict {
     /// The request may go on.
     Within,
     /// It may not, before so long.
@@ -23,22 +26,22 @@ pub(in crate::proxy::http) enum Limited {
 
 /// Asks about one request. Each descriptor has keys and values; those without any are not
 /// asked about, and with none at all there is no limit.
-pub(in crate::proxy::http) async fn should_limit(
-    (service, port): (&NamespacedName, u16),
+pub(super) async fn should_limit(
+    service: (&NamespacedName, u16),
     (channels, caller): (&Channels, &Caller),
     domain: &str,
     descriptors: Vec<Vec<(String, String)>>,
     timeout: Duration,
-) -> Limited {
+) -> Verdict {
     let descriptors = descriptors
         .into_iter()
         .filter(|entries| !entries.is_empty());
     let descriptors: Vec<RateLimitDescriptor> = descriptors.map(descriptor).collect();
     if descriptors.is_empty() {
-        return Limited::Within;
+        return Verdict::Within;
     }
-    let Some(channel) = channels.to(caller, service, port) else {
-        return Limited::Unavailable;
+    let Some(channel) = channels.to(caller, service, SHOULD_LIMIT) else {
+        return Verdict::Unavailable;
     };
     let mut client = RateLimitServiceClient::new(channel);
     let question = RateLimitRequest {
@@ -49,10 +52,10 @@ pub(in crate::proxy::http) async fn should_limit(
     match tokio::time::timeout(timeout, client.should_rate_limit(question)).await {
         Ok(Ok(answer)) => limited(answer.get_ref()),
         Ok(Err(error)) => {
-            tracing::debug!(%service, %error, "the global rate limit can't be asked");
-            Limited::Unavailable
+            tracing::debug!(service = %service.0, %error, "the global rate limit can't be asked");
+            Verdict::Unavailable
         }
-        Err(_elapsed) => Limited::Unavailable,
+        Err(_elapsed) => Verdict::Unavailable,
     }
 }
 
@@ -63,16 +66,16 @@ fn descriptor(entries: Vec<(String, String)>) -> RateLimitDescriptor {
     }
 }
 
-fn limited(answer: &RateLimitResponse) -> Limited {
+fn limited(answer: &RateLimitResponse) -> Verdict {
     match answer.overall_code() {
-        Code::Ok => Limited::Within,
+        Code::Ok => Verdict::Within,
         Code::OverLimit => {
             let over = answer.statuses.iter();
             let over = over.filter(|status| status.code() == Code::OverLimit);
             let resets = over.filter_map(|status| status.duration_until_reset);
             let resets = resets.filter_map(|reset| Duration::try_from(reset).ok());
-            Limited::Over(resets.max())
+            Verdict::Over(resets.max())
         }
-        Code::Unknown => Limited::Unavailable,
+        Code::Unknown => Verdict::Unavailable,
     }
 }

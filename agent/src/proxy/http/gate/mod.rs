@@ -109,12 +109,18 @@ impl Door<'_> {
             && let Some(path) = path.filter(|path| *path != parts.uri.path())
         {
             let query = parts.uri.query().map(str::to_owned);
-            authn::set_path(parts, &path, query.as_deref());
+            if !authn::set_path(parts, &path, query.as_deref()) {
+                let what = "the path has no form in which it can be compared";
+                return Err(Reason::new(ReasonKind::BadRequest, what));
+            }
         }
         let mut admitted = Admitted::default();
         for (provider, rule) in external {
-            let changes = self.ask(&provider, &rule, parts, body).await?;
-            admitted.0.extend(changes);
+            let asked = self.ask(&provider, &rule, parts, body).await;
+            if asked.is_err() {
+                exchange.policy = Some(rule);
+            }
+            admitted.0.extend(asked?);
         }
         authn::rewrite(parts, policy.jwt(), user.as_ref());
         for changes in &admitted.0 {

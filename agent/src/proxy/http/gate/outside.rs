@@ -59,7 +59,9 @@ fn refusal(denied: Denied, rule: &Arc<str>) -> Reason {
         ..Extra::default()
     };
     denied.apply(&mut extra.headers);
-    extra.body = Some(denied.body).filter(|body| !body.is_empty());
+    let bodiless = [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED];
+    let body = Some(denied.body).filter(|_| !bodiless.contains(&denied.status));
+    extra.body = Some(body.unwrap_or_default());
     Reason::new(ReasonKind::ExtAuthzDenied, format!("by {rule}")).with(extra)
 }
 

@@ -7,6 +7,7 @@ use tokio::net::TcpStream;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
 
+use super::services::{app_of, get as http_get};
 use super::{Heard, ask, everywhere};
 use crate::model::NamespacedName;
 use crate::proxy::http::external_protocol::auth::authorization_server::{
@@ -16,6 +17,13 @@ use crate::proxy::http::external_protocol::auth::{
     CheckRequest, CheckResponse, DeniedHttpResponse, HeaderValue, HeaderValueOption, HttpStatus,
     OkHttpResponse, RpcStatus,
 };
+use crate::proxy::http::external_protocol::ratelimit::rate_limit_response::{
+    Code, DescriptorStatus,
+};
+use crate::proxy::http::external_protocol::ratelimit::rate_limit_service_server::{
+    RateLimitService, RateLimitServiceServer,
+};
+use crate::proxy::http::external_protocol::ratelimit::{RateLimitRequest, RateLimitResponse};
 use crate::proxy::tests::world::{TestPod, World};
 use crate::state::fixtures::{labels, service};
 use crate::state::{
@@ -291,4 +299,93 @@ async fn bodies_are_shown_as_far_as_the_policy_says() {
             }
         }
     }
+}
+
+/// Counts, and keeps what it was asked. The path decides what it says.
+#[derive(Clone, Default)]
+struct Counter(Arc<Mutex<Vec<RateLimitRequest>>>);
+
+#[tonic::async_trait]
+impl RateLimitService for Counter {
+    async fn should_rate_limit(
+        &self,
+        request: Request<RateLimitRequest>,
+    ) -> Result<Response<RateLimitResponse>, Status> {
+        let request = request.into_inner();
+        let path = request.descriptors[0].entries[0].value.clone();
+        self.0.lock().unwrap().push(request);
+        let answer = |code: Code| RateLimitResponse {
+            overall_code: code.into(),
+            statuses: vec![DescriptorStatus {
+                code: code.into(),
+                limit_remaining: 0,
+                duration_until_reset: Some(prost_types::Duration {
+                    seconds: 90,
+                    nanos: 0,
+                }),
+            }],
+        };
+        match &*path {
+            "/over" => Ok(Response::new(answer(Code::OverLimit))),
+            "/strange" => Ok(Response::new(answer(Code::Unknown))),
+            "/slow" => std::future::pending().await,
+            _ => Ok(Response::new(answer(Code::Ok))),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_global_limit_is_asked_as_the_client() {
+    let mut world = World::new();
+    let client = world.pod("client", 0);
+    let web = world.pod("web", 1);
+    let app = app_of(&web, "web");
+    let served = world.service("web", &[app.address]);
+    let pod = world.pod("counter", 0);
+    let (listener, address) = pod.listen();
+    let counter = Counter::default();
+    let server = RateLimitServiceServer::new(counter.clone());
+    tokio::spawn(async move {
+        let router = tonic::transport::Server::builder().add_service(server);
+        router
+            .serve_with_incoming(TcpListenerStream::new(listener))
+            .await
+    });
+    let _counter = world.service("counter", &[address]);
+    for (on_failure, without) in [("DENY", 429), ("ALLOW", 200)] {
+        world.manifest(&format!(
+            "apiVersion: fairlead.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {{name: web, namespace: shop}}
+spec:
+  targetRefs: [{{group: '', kind: Service, name: web}}]
+  rateLimits:
+  - name: all
+    global:
+      service: {{name: counter, port: 80}}
+      domain: shop
+      timeout: 300ms
+      onFailure: {on_failure}
+      descriptors: [{{entries: [{{key: path, from: PATH}}, {{key: client, from: CLIENT}}]}}]
+"
+        ));
+        for path in ["/slow", "/strange"] {
+            let heard = http_get(&client, &served, path, "").await;
+            assert_eq!(heard.status(), without, "{path}");
+        }
+    }
+    assert_eq!(http_get(&client, &served, "/", "").await.status(), 200);
+    let over = http_get(&client, &served, "/over", "").await;
+    assert_eq!(over.status(), 429);
+    assert_eq!(
+        over.header("fairlead-reason"),
+        Some("rate_limited; by shop/web#all")
+    );
+    assert_eq!(over.header("retry-after"), Some("91"));
+    let asked = counter.0.lock().unwrap().pop().unwrap();
+    assert_eq!((&*asked.domain, asked.hits_addend), ("shop", 1));
+    let told = asked.descriptors[0].entries.iter();
+    let told: Vec<_> = told.map(|entry| (&*entry.key, &*entry.value)).collect();
+    let client = "spiffe://cluster.local/ns/shop/sa/client";
+    assert_eq!(told, [("path", "/over"), ("client", client)]);
 }

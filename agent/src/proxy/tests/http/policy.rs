@@ -383,6 +383,12 @@ async fn keys_are_fetched_once_and_kept_while_their_server_is_away() {
         assert_eq!(get(&mut stream, "/a", &newer).await.status(), 401);
     }
     assert_eq!(issuer.asked(), 1);
+    // Later it is, once, and the key is there.
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(11)).await;
+    tokio::time::resume();
+    assert_eq!(get(&mut stream, "/a", &newer).await.status(), 200);
+    assert_eq!(issuer.asked(), 2);
     issuer.serving.abort();
     assert_eq!(get(&mut stream, "/a", &good).await.status(), 200);
 }
