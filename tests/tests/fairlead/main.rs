@@ -24,6 +24,7 @@ mod peer;
 mod policies;
 mod probes;
 mod redirect;
+mod requests;
 mod seen;
 mod services;
 mod upgrade;
@@ -156,6 +157,7 @@ fn main() -> ExitCode {
         policies::TESTS,
         probes::TESTS,
         seen::TESTS,
+        requests::TESTS,
         services::TESTS,
         upgrade::TESTS,
     ];
