@@ -30,6 +30,11 @@ pub enum AppProtocol {
 }
 
 impl AppProtocol {
+    /// A kind of HTTP is declared.
+    pub fn is_http(self) -> bool {
+        matches!(self, Self::Http1 | Self::Http2 | Self::Grpc)
+    }
+
     /// Of a Service's port: the annotation, else `appProtocol`, else the port's name.
     fn of(service: &Service, port: &ServicePort) -> Self {
         if service.opaque_ports.contains(&port.port) {

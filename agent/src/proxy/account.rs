@@ -108,7 +108,6 @@ impl Account {
     }
 
     /// A place for one more request, unless there are too many in flight.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the HTTP side"))]
     pub(super) fn request(self: &Arc<Self>) -> Option<InFlight> {
         let taken = self.requests.take();
         taken.then(|| {
@@ -119,7 +118,6 @@ impl Account {
 
     /// Leave to keep so many bytes in memory, beyond what one read brings; `None` where
     /// the pod has too much in memory already, and must do without.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the HTTP side"))]
     pub(super) fn hold(self: &Arc<Self>, bytes: usize) -> Option<Held> {
         let mut held = Held {
             account: Arc::clone(self),

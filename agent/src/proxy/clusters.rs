@@ -77,10 +77,6 @@ impl Clusters {
     }
 
     /// The balancer of a Service's port, for clients that dial its addresses of this family.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "called by the pipeline of requests")
-    )]
     pub(super) fn balancer(
         &self,
         table: &Table,

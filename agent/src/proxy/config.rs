@@ -56,10 +56,20 @@ pub struct HttpConfig {
     pub head_bytes: usize,
     /// From the first byte of a head to its last; a client that is slower is cut off.
     pub head_timeout: Duration,
+    /// A client of HTTP/1.1 that says nothing for this long after an answer is let go.
+    pub client_idle: Duration,
+    /// A client of HTTP/1.1 that sends nothing of a body for this long, while it is waited
+    /// for, is cut off.
+    pub body_idle: Duration,
     /// Bytes of headers in HTTP/2, as that counts them: a longer list is refused.
     pub header_list: u32,
     /// Requests that one client may have open on one connection of HTTP/2.
     pub max_concurrent_streams: u32,
+    /// Requests on one connection of HTTP/2 that a client may give up before their answers,
+    /// beyond those that it waits for: who gives up more only makes work (CVE-2023-44487).
+    pub max_resets: u32,
+    /// Of those, how many may come together before the first is looked at.
+    pub pending_resets: usize,
     /// Bytes that a peer may send on one stream of HTTP/2 before they are taken.
     pub stream_window: u32,
     /// The same for all streams of a connection.
@@ -180,8 +190,12 @@ impl Config {
             http: HttpConfig {
                 head_bytes: 64 << 10,
                 head_timeout: Duration::from_secs(30),
+                client_idle: Duration::from_hours(1),
+                body_idle: Duration::from_mins(5),
                 header_list: 64 << 10,
                 max_concurrent_streams: 256,
+                max_resets: 200,
+                pending_resets: 20,
                 stream_window: 1 << 20,
                 connection_window: 4 << 20,
                 send_buffer: 256 << 10,

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 
 use super::config::Config;
 use super::dial;
-use super::http::detect::{anything_of, first_bytes};
+use super::http::detect::{first_bytes, server_first_of_socket};
 use super::http::{self, Inbound, Speaks};
 use super::network::PodNetwork;
 use super::outcome::Outcome;
@@ -21,6 +21,7 @@ use super::relay::{NearSide, TcpFar, relay};
 use super::shared::Shared;
 use crate::flow::Direction;
 use crate::model::{ClientAddr, canonical};
+use crate::policy::AppProtocol;
 
 /// Serves one plaintext connection to `server`, to its end. The kernel steered it here:
 /// its local address is the pod's.
@@ -129,13 +130,20 @@ impl Arrival {
             Stream::Tcp(_) => Near::Client,
             Stream::Hbone(_) => Near::Server,
         });
+        let table = self.shared.table();
+        let protocol = table.pod_protocol(&self.server.pod, self.address.port());
+        drop(table);
+        let detects = protocol == AppProtocol::Detect;
+        let looks = detects || protocol.is_http();
         let spoken = tokio::select! {
             biased;
             outcome = admitted.revoked() => Err(outcome),
-            speaks = first_bytes(&mut client) => Ok(speaks),
-            () = spoke_first(app.as_ref()) => Ok(Speaks::Other),
+            speaks = first_bytes(&mut client), if looks => Ok(speaks),
+            () = spoke_first(app.as_ref()), if detects => Ok(Speaks::Other),
+            () = std::future::ready(()), if !looks => Ok(Speaks::Other),
         };
         let opened = match spoken {
+            Ok(Speaks::Other) if protocol.is_http() => return Err(http::not_http(client).await),
             Ok(Speaks::Other) => self.connect(admitted, app, record).await,
             Ok(speaks) => {
                 let leaving = self.server.leaving.clone();
@@ -228,7 +236,7 @@ impl Opaque {
 /// The application has something to say before its client does.
 async fn spoke_first(app: Option<&TcpStream>) {
     match app {
-        Some(app) => anything_of(app).await,
+        Some(app) => server_first_of_socket(app).await,
         None => std::future::pending().await,
     }
 }

@@ -4,7 +4,9 @@
 //! OrigDst ─► route ─► way ─┬─► dial ──────────────┬─► not HTTP: relay ─► record
 //!                          └─► its first bytes ───┴─► HTTP: each request by itself
 //! ```
-//! Both at once: a protocol in which the server speaks first is not kept waiting.
+//! Both at once where nobody has declared a protocol: one in which the server speaks first is
+//! not kept waiting. Where HTTP is declared, nothing is dialled before a request; where
+//! another protocol is, nobody looks.
 //!
 //! Invariant: an enrolled destination that can't be reached the right way ([`Way`]) is not
 //! reached.
@@ -19,10 +21,10 @@ use tokio::time::timeout;
 
 use super::dial;
 use super::hello::asked_name;
-use super::http::detect::{anything, of_socket};
+use super::http::detect::{of_socket, server_first};
 use super::http::{self, Begun, Outbound, Speaks};
 use super::outcome::Outcome;
-use super::permit::{Admitted, Permit, closed};
+use super::permit::{Admitted, HttpPermit, Permit, closed};
 use super::pod::LocalPod;
 use super::reach::{Dialler, Stream, Way};
 use super::record::{ConnectionId, Near, Record};
@@ -30,19 +32,26 @@ use super::relay::{NearSide, TcpFar, relay};
 use super::shared::Shared;
 use crate::flow::Direction;
 use crate::model::{NamespacedName, OrigDst, canonical};
-use crate::policy::{ConnectionRoutes, Route};
+use crate::policy::{AppProtocol, ConnectionRoutes, Route, Table};
+
+/// What the application has dialled.
+struct Dialled {
+    to: OrigDst,
+    /// Whose address that is.
+    service: Option<NamespacedName>,
+    protocol: AppProtocol,
+    /// Its routes of connections: then nothing is decided per request.
+    routes: Option<Arc<ConnectionRoutes>>,
+    /// What all of that was found in.
+    table: Arc<Table>,
+}
 
 /// Where a connection goes, and that it may.
 struct Bound {
-    /// What the application has dialled.
-    dialled: SocketAddr,
-    /// Where that is.
     address: SocketAddr,
     service: Option<NamespacedName>,
     way: Way,
     admitted: Admitted,
-    /// The Service has routes of connections: nothing is decided per request.
-    by_connection: bool,
 }
 
 /// A connection that nobody looks into: both its ends, and the proof that it may be.
@@ -58,7 +67,7 @@ struct Opaque {
 /// meanwhile, if there was one.
 struct Told {
     speaks: Speaks,
-    dialled: Option<Result<Stream, Outcome>>,
+    begun: Option<Result<Stream, Outcome>>,
 }
 
 /// Serves one connection that `client`'s application dialled, to its end.
@@ -104,50 +113,78 @@ pub(super) async fn serve(
     record.end(outcome);
 }
 
-/// The routes of connections of what was dialled, if there are any.
-fn routes_at(dialler: &Dialler, address: SocketAddr) -> Option<Arc<ConnectionRoutes>> {
-    let table = dialler.shared.table();
-    let (service, port) = table.service_at(OrigDst(address))?;
-    let namespace = &dialler.client.pod.name.namespace;
-    table.connection_routes(namespace, service, port)
+/// Finds out what the application has dialled.
+fn begin(dialler: &Dialler, near: &TcpStream, record: &mut Record) -> Result<Dialled, Outcome> {
+    let Dialler { shared, client, .. } = dialler;
+    let to = client.network.original_destination(near.as_fd())?;
+    let OrigDst(to) = to.ok_or(Outcome::NotRedirected)?;
+    let to = OrigDst(canonical(to));
+    record.towards(to.0);
+    record.occupy(client.account.connection()?);
+    let table = shared.table();
+    let service = table.service_at(to);
+    let namespace = &client.pod.name.namespace;
+    let routes =
+        service.and_then(|(service, port)| table.connection_routes(namespace, service, port));
+    let protocol = match service {
+        Some(_) if routes.is_some() => AppProtocol::Opaque,
+        Some((service, port)) => {
+            match table.service_protocol(service, port) {
+                // Whoever writes routes of HTTP has said what it is.
+                AppProtocol::Detect if table.routes(namespace, service, port).is_some() => {
+                    AppProtocol::Http1
+                }
+                protocol => protocol,
+            }
+        }
+        None => match table.pod_by_ip(to.0.ip()) {
+            Some(pod) => table.pod_protocol(pod, to.0.port()),
+            None => AppProtocol::Detect,
+        },
+    };
+    let service = service.map(|(service, _port)| service.clone());
+    Ok(Dialled {
+        to,
+        service,
+        protocol,
+        routes,
+        table,
+    })
+}
+
+/// The server that the client asks for by name, where routes look at that.
+async fn name_for(routes: &ConnectionRoutes, near: &TcpStream, shared: &Shared) -> Option<String> {
+    if !routes.by_name() {
+        return None;
+    }
+    let asked = timeout(shared.config.http.head_timeout, asked_name(near));
+    asked.await.ok().flatten()
 }
 
 /// Finds out where the connection goes, and whether it may.
-async fn bind(dialler: &Dialler, near: &TcpStream, record: &mut Record) -> Result<Bound, Outcome> {
+fn bind(
+    dialler: &Dialler,
+    dialled: &Dialled,
+    name: Option<&str>,
+    record: &mut Record,
+) -> Result<Bound, Outcome> {
     let Dialler { shared, client, .. } = dialler;
-    let dialled = client.network.original_destination(near.as_fd())?;
-    let OrigDst(dialled) = dialled.ok_or(Outcome::NotRedirected)?;
-    let dialled = canonical(dialled);
-    record.towards(dialled);
-    record.occupy(client.account.connection()?);
-    let routes = routes_at(dialler, dialled);
-    let name = match &routes {
-        Some(routes) if routes.by_name() => {
-            let asked = asked_name(near);
-            let asked = timeout(shared.config.http.head_timeout, asked);
-            asked.await.ok().flatten()
-        }
-        Some(_) | None => None,
-    };
-    let random = rand::random();
-    let (pod, address, service) =
-        match shared
-            .table()
-            .route_named(&client.pod, OrigDst(dialled), name.as_deref(), random)
-        {
-            Route::Pod {
-                pod,
-                address,
-                service,
-            } => (Some(pod), address, service),
-            Route::Passthrough { address, service } => (None, address, service),
-            Route::Unavailable { reason, service } => {
-                if let Some(service) = &service {
-                    record.through(service);
-                }
-                return Err(Outcome::Unavailable(reason));
+    let table = &dialled.table;
+    let route = table.route_named(&client.pod, dialled.to, name, rand::random());
+    let (pod, address, service) = match route {
+        Route::Pod {
+            pod,
+            address,
+            service,
+        } => (Some(pod), address, service),
+        Route::Passthrough { address, service } => (None, address, service),
+        Route::Unavailable { reason, service } => {
+            if let Some(service) = &service {
+                record.through(service);
             }
-        };
+            return Err(Outcome::Unavailable(reason));
+        }
+    };
     if let Some(pod) = &pod {
         record.served_by(pod);
     }
@@ -165,37 +202,74 @@ async fn bind(dialler: &Dialler, near: &TcpStream, record: &mut Record) -> Resul
         Way::Tunnel(_) | Way::Passthrough => Admitted::leaving(client.state.subscribe()),
     };
     Ok(Bound {
-        dialled,
         address,
         service,
         way,
         admitted,
-        by_connection: routes.is_some(),
     })
 }
 
 /// Carries the connection to where it is opaque, or to its end.
 async fn open(dialler: Dialler, near: TcpStream, record: &mut Record) -> Result<Opaque, Outcome> {
-    let mut bound = match bind(&dialler, &near, record).await {
-        Ok(bound) => bound,
-        Err(outcome) => {
-            dial::reset(near);
-            return Err(outcome);
-        }
-    };
-    if bound.by_connection {
-        return opaque(&dialler, near, bound, None, record).await;
+    let dialled = begin(&dialler, &near, record);
+    let dialled = or_reset(dialled, &near)?;
+    if dialled.protocol.is_http() {
+        return Err(declared(dialler, near, dialled, record).await);
     }
-    match tell(&dialler, &near, &mut bound, record).await {
-        Ok(Told {
-            speaks: Speaks::Other,
-            dialled,
-        }) => opaque(&dialler, near, bound, dialled, record).await,
-        Ok(told) => Err(requests(dialler, near, bound, told, record).await),
-        Err(outcome) => {
+    let name = match &dialled.routes {
+        Some(routes) => name_for(routes, &near, &dialler.shared).await,
+        None => None,
+    };
+    let bound = bind(&dialler, &dialled, name.as_deref(), record);
+    let mut bound = or_reset(bound, &near)?;
+    let looks = dialled.protocol == AppProtocol::Detect;
+    let told = tell(&dialler, looks.then_some(&near), &mut bound, record).await;
+    let Told { speaks, begun } = or_reset(told, &near)?;
+    if speaks == Speaks::Other {
+        return opaque(&dialler, near, bound, begun, record).await;
+    }
+    let begun = begun.map(|begun| Begun {
+        address: bound.address,
+        dialled: begun,
+    });
+    // A Service has other servers; each request has its own, and is checked there.
+    let permit = dialled.service.is_none().then(|| bound.admitted.http());
+    let connection = (near, speaks, permit);
+    Err(requests(dialler, connection, (dialled, begun), record).await)
+}
+
+/// What is an error to the application is a reset.
+fn or_reset<T>(result: Result<T, Outcome>, near: &TcpStream) -> Result<T, Outcome> {
+    if result.is_err() {
+        dial::reset_on_close(near);
+    }
+    result
+}
+
+/// Serves a port that is declared to be HTTP's.
+async fn declared(
+    dialler: Dialler,
+    near: TcpStream,
+    dialled: Dialled,
+    record: &mut Record,
+) -> Outcome {
+    if let Some(service) = &dialled.service {
+        record.through(service);
+    }
+    let patience = dialler.shared.config.http.head_timeout;
+    let speaks = tokio::select! {
+        biased;
+        outcome = closed(dialler.client.state.subscribe()) => {
             dial::reset(near);
-            Err(outcome)
+            return outcome;
         }
+        speaks = timeout(patience, of_socket(&near)) => speaks,
+    };
+    match speaks {
+        Ok(speaks @ (Speaks::Http1 | Speaks::Http2)) => {
+            requests(dialler, (near, speaks, None), (dialled, None), record).await
+        }
+        Ok(Speaks::Other) | Err(_) => http::not_http(Stream::Tcp(near)).await,
     }
 }
 
@@ -239,35 +313,35 @@ async fn opaque(
 /// Serves what is HTTP.
 async fn requests(
     dialler: Dialler,
-    near: TcpStream,
-    bound: Bound,
-    told: Told,
+    (near, speaks, permit): (TcpStream, Speaks, Option<HttpPermit>),
+    (dialled, begun): (Dialled, Option<Begun>),
     record: &mut Record,
 ) -> Outcome {
-    let begun = told.dialled.map(|dialled| Begun {
-        address: bound.address,
-        dialled,
-    });
     let shared = Arc::clone(&dialler.shared);
     let pod = Arc::clone(&dialler.client);
-    let to = (bound.dialled, bound.service);
+    let to = (dialled.to.0, dialled.service);
     let common = (record.id, record.request_ends());
     let outbound = Outbound::new(dialler, to, common, begun);
-    // Each request has its own server, and is checked there.
-    let revoked = closed(pod.state.subscribe());
+    let revoked = async {
+        match permit {
+            Some(permit) => permit.revoked().await,
+            None => closed(pod.state.subscribe()).await,
+        }
+    };
     let client = http::Client {
         stream: Stream::Tcp(near),
-        speaks: told.speaks,
+        speaks,
         leaving: &pod.leaving,
         config: &shared.config.http,
     };
     http::serve(client, outbound, revoked, record).await
 }
 
-/// Dials, unless that depends on what the client says, and listens to who speaks first.
+/// Dials, unless that depends on what the client says, and listens to who speaks first; only
+/// to the dial where `near` is none.
 async fn tell(
     dialler: &Dialler,
-    near: &TcpStream,
+    near: Option<&TcpStream>,
     bound: &mut Bound,
     record: &mut Record,
 ) -> Result<Told, Outcome> {
@@ -276,31 +350,36 @@ async fn tell(
         service,
         way,
         admitted,
-        ..
     } = bound;
     let may_dial = admitted.may_be_opaque();
+    if !may_dial && near.is_none() {
+        let (speaks, begun) = (Speaks::Other, None);
+        return Ok(Told { speaks, begun });
+    }
     let mut dial = pin!(dialler.dial(way, *address, service.as_ref(), record.id));
     let speaks = tokio::select! {
         biased;
         outcome = admitted.revoked() => return Err(outcome),
-        speaks = of_socket(near) => speaks,
+        speaks = first_of(near) => speaks,
         far = &mut dial, if may_dial => {
             let mut far = far?;
             record.connected(Near::Client);
-            let speaks = tokio::select! {
-                biased;
-                outcome = admitted.revoked() => return Err(outcome),
-                speaks = of_socket(near) => speaks,
-                () = anything(&mut far) => Speaks::Other,
+            let speaks = match near {
+                None => Speaks::Other,
+                Some(near) => tokio::select! {
+                    biased;
+                    outcome = admitted.revoked() => return Err(outcome),
+                    speaks = of_socket(near) => speaks,
+                    () = server_first(&mut far) => Speaks::Other,
+                },
             };
-            return Ok(Told { speaks, dialled: Some(Ok(far)) });
+            let begun = Some(Ok(far));
+            return Ok(Told { speaks, begun });
         }
     };
     if !may_dial {
-        return Ok(Told {
-            speaks,
-            dialled: None,
-        });
+        let begun = None;
+        return Ok(Told { speaks, begun });
     }
     let dialled = tokio::select! {
         biased;
@@ -311,7 +390,14 @@ async fn tell(
         (Speaks::Other, Err(outcome)) => Err(outcome),
         (speaks, dialled) => Ok(Told {
             speaks,
-            dialled: Some(dialled),
+            begun: Some(dialled),
         }),
+    }
+}
+
+async fn first_of(near: Option<&TcpStream>) -> Speaks {
+    match near {
+        Some(near) => of_socket(near).await,
+        None => std::future::pending().await,
     }
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
+use futures_util::task::AtomicWaker;
 use h2::RecvStream;
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -124,6 +125,9 @@ enum Tail {
 pub(super) struct Upload {
     bytes: AtomicU64,
     over: AtomicBool,
+    /// The client waits for word that the server wants it.
+    held: AtomicBool,
+    waiting: AtomicWaker,
 }
 
 /// Tells of the end of an upload when it is dropped.
@@ -134,6 +138,27 @@ impl Upload {
     /// How much of it was taken.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Nothing of it is asked for until it is released.
+    pub(super) fn hold(&self) {
+        self.held.store(true, Ordering::Release);
+    }
+
+    /// The server wants it.
+    pub(super) fn release(&self) {
+        self.held.store(false, Ordering::Release);
+        self.waiting.wake();
+    }
+
+    fn poll_held(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.held.load(Ordering::Relaxed) {
+            self.waiting.register(cx.waker());
+            if self.held.load(Ordering::Acquire) {
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(())
     }
 
     /// Nothing more of it is to come.
@@ -226,11 +251,11 @@ impl Body {
         Some(upload)
     }
 
-    /// The count that was begun for it.
-    pub(super) fn upload(&self) -> Option<Arc<Upload>> {
+    /// The count that was begun for it, or a new one.
+    pub(super) fn upload(&mut self) -> Option<Arc<Upload>> {
         match &self.tail {
             Tail::Upload(end) => Some(Arc::clone(&end.0)),
-            Tail::Nobody | Tail::Exchange(_) => None,
+            Tail::Nobody | Tail::Exchange(_) => self.counted(),
         }
     }
 
@@ -375,6 +400,9 @@ impl HttpBody for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
+        if let Tail::Upload(end) = &this.tail {
+            ready!(end.0.poll_held(cx));
+        }
         let polled = ready!(this.poll_kind(cx));
         match (&mut this.tail, &polled) {
             (Tail::Nobody, _) => {}

@@ -3,6 +3,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::task::{Poll, ready};
 
 use rustix::net::{RecvFlags, recv};
 use tokio::io::Interest;
@@ -25,6 +26,8 @@ pub(in crate::proxy) enum Speaks {
 
 /// How every client of HTTP/2 begins (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Bytes of a frame's head.
+const SETTINGS_HEAD: usize = 9;
 /// Longer than any method that is in use.
 const LONGEST_METHOD: usize = 24;
 /// What has not shown by then what it is has a target too long for any server: it is left to
@@ -109,7 +112,7 @@ async fn of_tunnel(stream: &mut HboneStream) -> Speaks {
     let mut known = 0;
     poll_fn(|cx| {
         loop {
-            let Ok(bytes) = std::task::ready!(stream.poll_peek(cx, known)) else {
+            let Ok(bytes) = ready!(stream.poll_peek(cx, known)) else {
                 return Speaks::Other.into();
             };
             if let Some(speaks) = classify(bytes) {
@@ -124,25 +127,59 @@ async fn of_tunnel(stream: &mut HboneStream) -> Speaks {
     .await
 }
 
-/// Waits until the stream has something to be read, be it its end.
-pub(in crate::proxy) async fn anything(stream: &mut Stream) {
+/// Waits until a server speaks before its client does, or ends. A server of HTTP/2 has no
+/// need to wait for its client's preface before it sends its settings: that is not it.
+pub(in crate::proxy) async fn server_first(stream: &mut Stream) {
     match stream {
-        Stream::Tcp(stream) => anything_of(stream).await,
+        Stream::Tcp(stream) => server_first_of_socket(stream).await,
         Stream::Hbone(stream) => {
-            poll_fn(|cx| stream.poll_peek(cx, 0).map(|_bytes| ())).await;
+            let mut known = 0;
+            poll_fn(|cx| {
+                loop {
+                    let Ok(bytes) = ready!(stream.poll_peek(cx, known)) else {
+                        return Poll::Ready(());
+                    };
+                    match is_settings(bytes) {
+                        Some(true) => return Poll::Pending,
+                        Some(false) => return Poll::Ready(()),
+                        None if bytes.len() <= known => return Poll::Ready(()),
+                        None => known = bytes.len(),
+                    }
+                }
+            })
+            .await;
         }
     }
 }
 
 /// Likewise, of a socket.
-pub(in crate::proxy) async fn anything_of(stream: &TcpStream) {
-    // An error is something too.
-    let _told = stream.readable().await.is_ok();
+pub(in crate::proxy) async fn server_first_of_socket(stream: &TcpStream) {
+    if look(stream, is_settings).await == Some(true) {
+        std::future::pending().await
+    }
+}
+
+/// The beginning of SETTINGS (RFC 9113, sections 4.1 and 6.5); `None`: too few bytes to tell.
+fn is_settings(bytes: &[u8]) -> Option<bool> {
+    let fits = |(at, byte): (usize, &u8)| match at {
+        0 => *byte == 0,
+        3 => *byte == 4,
+        4..SETTINGS_HEAD => *byte == 0,
+        _ => true,
+    };
+    if !bytes.iter().enumerate().all(fits) {
+        return Some(false);
+    }
+    let length = u16::from_be_bytes([*bytes.get(1)?, *bytes.get(2)?]);
+    if bytes.len() < SETTINGS_HEAD {
+        return (length % 6 != 0).then_some(false);
+    }
+    Some(length % 6 == 0)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{ENOUGH, PREFACE, Speaks, classify};
+    use super::{ENOUGH, PREFACE, Speaks, classify, is_settings};
 
     #[track_caller]
     fn check(bytes: &[u8], expected: Option<Speaks>) {
@@ -205,5 +242,19 @@ mod tests {
         let mut bytes = b"GET /".to_vec();
         bytes.resize(ENOUGH, b'x');
         check(&bytes, Some(Speaks::Http1));
+    }
+
+    #[test]
+    fn only_settings_of_http2_are_settings() {
+        let settings = [0, 0, 12, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 100];
+        for cut in 0..settings.len() {
+            let told = is_settings(&settings[..cut]);
+            assert_eq!(told, (cut >= 9).then_some(true), "cut at {cut}");
+        }
+        assert_eq!(is_settings(b"220 mail.example ESMTP\r\n"), Some(false));
+        assert_eq!(is_settings(b"SSH-2.0-x"), Some(false));
+        // The greeting of MySQL: a length, a number, a version.
+        assert_eq!(is_settings(&[0x4a, 0, 0, 0, 10, 0x38]), Some(false));
+        assert_eq!(is_settings(&[0, 0, 11, 4]), Some(false));
     }
 }

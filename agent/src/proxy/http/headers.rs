@@ -87,9 +87,14 @@ pub(super) fn answer(parts: &mut response::Parts, to: Version, upgraded: bool) {
 
 fn receive_http1(parts: &mut Parts, is_connect: bool) -> Result<(), Reason> {
     let host = the_host(&parts.headers)?;
-    if host.is_none() && parts.version == Version::HTTP_11 {
-        return Err(bad("no host"));
+    if host.is_none() {
+        if parts.version == Version::HTTP_11 {
+            return Err(bad("no host"));
+        }
+        // HTTP/1.0 has none, and goes on as HTTP/1.1, which must (RFC 9112, section 3.2).
+        let _before = parts.headers.insert(HOST, HeaderValue::from_static(""));
     }
+    let host = the_host(&parts.headers)?;
     if let Some(host) = host
         && !host.is_empty()
         && Authority::try_from(host.as_bytes()).is_err()

@@ -79,7 +79,10 @@ impl Inbound {
         let mut exchange = Exchange::begin(Arc::clone(&self.ends), flows, &parts, upload);
         exchange.upstream = Some(self.address);
         let is_head = parts.method == Method::HEAD;
-        let sent = match headers::receive(&mut parts) {
+        let received = exchange
+            .occupy(&self.server.account)
+            .and_then(|()| headers::receive(&mut parts));
+        let sent = match received {
             Ok(()) => self.forward(parts, body, &mut exchange).await,
             Err(reason) => Err(reason),
         };

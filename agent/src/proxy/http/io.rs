@@ -35,6 +35,16 @@ impl Meter {
 pub(in crate::proxy) struct Io {
     stream: Stream,
     meter: Option<Arc<Meter>>,
+    /// It was shut down, so that its close is an end in order.
+    shut: bool,
+}
+
+impl Drop for Io {
+    fn drop(&mut self) {
+        if let (Stream::Hbone(stream), false) = (&mut self.stream, self.shut) {
+            stream.cancel();
+        }
+    }
 }
 
 impl Io {
@@ -42,6 +52,7 @@ impl Io {
         Self {
             stream,
             meter: None,
+            shut: false,
         }
     }
 
@@ -50,6 +61,7 @@ impl Io {
         Self {
             stream,
             meter: Some(meter),
+            shut: false,
         }
     }
 
@@ -132,6 +144,7 @@ impl AsyncWrite for Io {
 
     /// An end in order: what was written still arrives.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.shut = true;
         match &mut self.stream {
             Stream::Tcp(stream) => {
                 dial::send_on_close(stream);

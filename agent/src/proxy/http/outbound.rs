@@ -111,7 +111,10 @@ impl Outbound {
         let flows = &self.dialler.shared.flows;
         let mut exchange = Exchange::begin(Arc::clone(&self.ends), flows, &parts, upload);
         let is_head = parts.method == Method::HEAD;
-        let sent = match headers::receive(&mut parts) {
+        let received = exchange
+            .occupy(&self.dialler.client.account)
+            .and_then(|()| headers::receive(&mut parts));
+        let sent = match received {
             Ok(()) => self.pass_on(parts, body, &mut exchange).await,
             Err(reason) => Err(reason),
         };

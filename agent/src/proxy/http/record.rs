@@ -16,6 +16,7 @@ use super::load::Load;
 use super::reason::{Reason, ReasonKind};
 use super::reply;
 use crate::flow::{EndedRequest, FlowProtocol, FlowSender, RequestFlow, Tapped, Verdict};
+use crate::proxy::account::{Account, InFlight};
 
 /// One request and its answer, from its head to its last byte. Its drop records it.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub(in crate::proxy) struct Exchange {
     upload: Option<Arc<Upload>>,
     /// For those who look on, if anybody does.
     tap: Option<Box<Tapped>>,
+    /// Among the requests of its pod.
+    place: Option<InFlight>,
     status: u16,
     grpc_status: Option<u16>,
     /// How often it was sent again.
@@ -73,6 +76,7 @@ impl Exchange {
             host: parts.headers.get(HOST).cloned(),
             upload,
             tap: flows.tap(&parts.uri, &parts.headers),
+            place: None,
             status: 0,
             grpc_status: None,
             retries: 0,
@@ -86,6 +90,15 @@ impl Exchange {
             // Unless something else is said first.
             reason: "client_reset".into(),
         })
+    }
+
+    /// Takes a place among the requests of a pod, until it has ended.
+    pub(super) fn occupy(&mut self, account: &Arc<Account>) -> Result<(), Reason> {
+        self.place = account.request();
+        match self.place {
+            Some(_) => Ok(()),
+            None => Err(ReasonKind::TooManyRequestsInFlight.into()),
+        }
     }
 
     /// It is of gRPC.

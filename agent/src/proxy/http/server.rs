@@ -25,6 +25,7 @@ use super::detect::Speaks;
 use super::io::{Io, Meter};
 use super::pump::{Pump, Stopped};
 use super::record::Exchange;
+use super::strict::Strict;
 use crate::flow::FlowProtocol;
 use crate::proxy::config::HttpConfig;
 use crate::proxy::outcome::Outcome;
@@ -35,6 +36,10 @@ use crate::proxy::record::{Near, Record};
 const TICK: Duration = Duration::from_secs(15);
 /// For a client that has still to read why it was refused.
 const LINGER: Duration = Duration::from_secs(1);
+
+/// What a client hears that speaks no HTTP.
+const NOT_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\nfairlead-reason: not_http\r\n\
+content-length: 0\r\nconnection: close\r\n\r\n";
 
 /// What is done with a client's requests.
 pub(in crate::proxy) trait Handler: Send + Sync + 'static {
@@ -117,6 +122,15 @@ pub(in crate::proxy) async fn serve(
     outcome
 }
 
+/// Refuses a client that speaks no HTTP where that is declared.
+pub(in crate::proxy) async fn not_http(stream: Stream) -> Outcome {
+    let mut io = Io::new(stream);
+    if io.write_all(NOT_HTTP).await.is_ok() && io.shutdown().await.is_ok() {
+        linger(&mut io).await;
+    }
+    Outcome::BadRequest("not HTTP, where that is declared")
+}
+
 /// HTTP/1.1, and what it turns into.
 async fn http1(
     io: Io,
@@ -142,7 +156,7 @@ async fn http1(
         .auto_date_header(false)
         .header_read_timeout(None)
         .max_header_size(config.head_bytes);
-    let mut connection = builder.serve_connection(TokioIo::new(io), service);
+    let mut connection = builder.serve_connection(TokioIo::new(Strict::new(io, config)), service);
     let ended = {
         let mut leave = pin!(leaving.cancelled());
         let mut left = false;
@@ -156,7 +170,7 @@ async fn http1(
         .await
     };
     let parts = connection.into_parts();
-    let mut io = parts.io.into_inner();
+    let mut io = parts.io.into_inner().into_inner();
     let upgrade = upgraded
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
@@ -223,6 +237,7 @@ async fn http2(
         .initial_connection_window_size(config.connection_window)
         .max_header_list_size(config.header_list)
         .max_concurrent_streams(config.max_concurrent_streams)
+        .max_pending_accept_reset_streams(config.pending_resets)
         .max_send_buffer_size(config.send_buffer);
     let handshake = tokio::time::timeout(config.head_timeout, builder.handshake(io));
     let mut connection = match handshake.await {
@@ -233,6 +248,7 @@ async fn http2(
     };
     let mut streams = FuturesUnordered::new();
     let mut left = false;
+    let mut resets = 0;
     loop {
         tokio::select! {
             biased;
@@ -240,7 +256,15 @@ async fn http2(
                 left = true;
                 connection.graceful_shutdown();
             }
-            Some(()) = streams.next(), if !streams.is_empty() => {}
+            Some(ended) = streams.next(), if !streams.is_empty() => match ended {
+                Ended::Answered => resets = u32::saturating_sub(resets, 1),
+                Ended::Reset => {
+                    resets += 1;
+                    if resets > config.max_resets {
+                        connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+                    }
+                }
+            },
             request = connection.accept() => match request {
                 Some(Ok((request, respond))) => {
                     streams.push(stream(Arc::clone(&handler), request, respond));
@@ -256,16 +280,25 @@ async fn http2(
     }
 }
 
+/// How one request of HTTP/2 ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// With an answer, or the beginning of one.
+    Answered,
+    /// The client gave it up before.
+    Reset,
+}
+
 /// One request of HTTP/2, to the end of its answer.
 async fn stream(
     handler: Arc<impl Handler>,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
-) {
+) -> Ended {
     let is_head = request.method() == Method::HEAD;
     let answer = tokio::select! {
         biased;
-        _reset = poll_fn(|cx| respond.poll_reset(cx)) => return,
+        _reset = poll_fn(|cx| respond.poll_reset(cx)) => return Ended::Reset,
         answer = handler.handle(request.map(Body::http2)) => answer,
     };
     let (parts, mut body) = answer.response.into_parts();
@@ -278,11 +311,11 @@ async fn stream(
         Ok(send) => send,
         Err(error) => {
             tracing::debug!(%error, "an answer was not delivered");
-            return;
+            return Ended::Reset;
         }
     };
     if at_end {
-        return;
+        return Ended::Answered;
     }
     let mut pump = Pump::new(body, send);
     match poll_fn(|cx| pump.poll(cx)).await {
@@ -290,4 +323,5 @@ async fn stream(
         Err(Stopped::Source(error)) => tracing::debug!(%error, "an answer broke off"),
         Err(Stopped::Sink(error)) => tracing::debug!(%error, "an answer was not taken"),
     }
+    Ended::Answered
 }

@@ -404,7 +404,7 @@ impl Source {
 
     /// The request, once more.
     fn next(&mut self) -> Option<Request<Body>> {
-        let mut request = match self {
+        let request = match self {
             Self::Once(request) => *request.take()?,
             Self::Again(parts, None) => Request::from_parts((**parts).clone(), Body::empty()),
             Self::Again(parts, Some(replay)) => {
@@ -412,10 +412,6 @@ impl Source {
                 Request::from_parts((**parts).clone(), body)
             }
         };
-        // Whoever sends it wants to know when all of it is sent.
-        if request.body().upload().is_none() {
-            let _counted_by_the_first = request.body_mut().counted();
-        }
         Some(request)
     }
 

@@ -84,6 +84,11 @@ impl HboneStream {
         }
     }
 
+    /// Ends it with a reset, at once.
+    pub(in crate::proxy) fn cancel(&mut self) {
+        self.send.send_reset(h2::Reason::CANCEL);
+    }
+
     /// The pooled connection under it.
     pub(in crate::proxy) fn under(&self) -> Option<Under> {
         let lease = self.lease.as_ref()?;
@@ -262,7 +267,7 @@ impl Far for HboneStream {
     }
 
     fn reset(mut self) {
-        self.send.send_reset(h2::Reason::CANCEL);
+        self.cancel();
     }
 }
 

@@ -11,18 +11,23 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::EXPECT;
 use http::{Method, Request, Response, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, Connection, SendRequest};
+use hyper::ext::on_informational;
 use hyper_util::rt::TokioIo;
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use super::{Exit, Failed, Sent, Upstreams, Why};
-use crate::proxy::http::body::{Body, BodyError};
+use crate::proxy::http::body::{Body, BodyError, Upload};
 use crate::proxy::http::io::{Io, Meter};
 use crate::proxy::tunnel::Under;
+
+/// How long a body waits for word of the server.
+const CONTINUE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// One connection.
 #[derive(Debug)]
@@ -83,15 +88,20 @@ impl Http1 {
     /// Sends the request and waits for the head of its answer.
     pub(super) async fn send(
         mut self: Box<Self>,
-        request: Request<Body>,
+        mut request: Request<Body>,
         exit: &Exit<'_>,
     ) -> Result<Sent, Failed> {
-        let upload = request.body().upload();
+        let upload = request.body_mut().upload();
+        let asked = upload.as_ref().filter(|_| asks_first(&request));
+        let mut asked = asked.map(|upload| Asked::on(Arc::clone(upload), &mut request));
         let is_connect = request.method() == Method::CONNECT;
         let before = self.meter.moved().outward;
         let mut answer = pin!(self.sender.try_send_request(request));
         let answered = poll_fn(|cx| {
             self.drive(cx);
+            if let Some(asked) = &mut asked {
+                asked.poll(cx);
+            }
             let polled = answer.as_mut().poll(cx);
             if polled.is_pending() && self.over {
                 // Its drop tells that there will be none.
@@ -173,6 +183,42 @@ impl Http1 {
             drop(sender);
         });
         guard
+    }
+}
+
+/// The client waits for word before it sends its body.
+fn asks_first(request: &Request<Body>) -> bool {
+    let expect = request.headers().get(EXPECT);
+    expect.is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
+/// A request whose body waits for word of the server, but not for ever: there are servers
+/// that never give it.
+#[derive(Debug)]
+struct Asked {
+    upload: Arc<Upload>,
+    patience: Pin<Box<Sleep>>,
+}
+
+impl Asked {
+    fn on(upload: Arc<Upload>, request: &mut Request<Body>) -> Self {
+        upload.hold();
+        let told = Arc::clone(&upload);
+        on_informational(request, move |head| {
+            if head.status() == StatusCode::CONTINUE {
+                told.release();
+            }
+        });
+        Self {
+            upload,
+            patience: Box::pin(tokio::time::sleep(CONTINUE_PATIENCE)),
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) {
+        if !self.patience.is_elapsed() && self.patience.as_mut().poll(cx).is_ready() {
+            self.upload.release();
+        }
     }
 }
 

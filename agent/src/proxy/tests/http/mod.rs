@@ -2,10 +2,13 @@
 
 mod external;
 mod http1;
+mod http2;
 mod policy;
+mod raw;
 mod routes;
 mod services;
 mod tries;
+mod upgrade;
 
 use std::net::SocketAddr;
 
@@ -19,8 +22,9 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::world::{TestPod, World, soon};
+use super::world::{TestPod, World, fresh_ip, soon};
 use crate::flow::FlowEvent;
+use crate::state::{Object, TargetPort, fixtures};
 
 /// What a raw client has read of an answer.
 #[derive(Debug)]
@@ -129,4 +133,16 @@ fn everywhere(world: &mut World) -> (TestPod, [(TestPod, SocketAddr); 2]) {
         (server, address)
     });
     (client, servers)
+}
+
+/// A Service with one port of a declared protocol that leads to an application.
+fn service(world: &mut World, server: &str, protocol: &str, to: SocketAddr) -> SocketAddr {
+    let mut service = fixtures::service(&format!("shop/{server}"), &fresh_ip().to_string());
+    let mut port = fixtures::port("main", 80, TargetPort::Number(to.port()));
+    port.app_protocol = Some(protocol.into());
+    service.ports = vec![port];
+    service.selector = fixtures::labels(&[("app", server)]);
+    let address = SocketAddr::new(service.cluster_ips[0], 80);
+    world.apply(Object::Service(service));
+    address
 }

@@ -1,0 +1,79 @@
+//! Connections that turn into something else.
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+
+use super::{ask, request_flow};
+use crate::proxy::tests::world::{World, soon};
+use crate::proxy::tests::{expect_fin, round_trip};
+
+/// An application that switches, and says the same back.
+fn switching(listener: TcpListener, head: &'static [u8]) {
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut bytes = Vec::new();
+                while !bytes.ends_with(b"\r\n\r\n") {
+                    let _count = stream.read_buf(&mut bytes).await.unwrap();
+                }
+                stream.write_all(head).await.unwrap();
+                let (mut read, mut write) = stream.split();
+                let _copied = tokio::io::copy(&mut read, &mut write).await;
+                let _shut = write.shutdown().await;
+            });
+        }
+    });
+}
+
+#[tokio::test]
+async fn a_connection_that_both_ends_switch_is_relayed() {
+    let socket = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\n\
+                  Upgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n";
+    let agreed = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\n\
+                   upgrade: websocket\r\n\r\nfirst";
+    let connect = "CONNECT db:5432 HTTP/1.1\r\nHost: db:5432\r\n\r\n";
+    let connected = b"HTTP/1.1 200 OK\r\n\r\nfirst";
+    let mut world = World::new();
+    let client = world.pod("client", 0);
+    let servers = [world.pod("near", 0), world.pod("far", 1)];
+    for server in &servers {
+        for (request, answer, status) in
+            [(socket, &agreed[..], 101), (connect, &connected[..], 200)]
+        {
+            let (listener, address) = server.listen();
+            switching(listener, answer);
+            let mut stream = client.dial(address).await;
+            soon(stream.write_all(request.as_bytes())).await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"first") {
+                let count = soon(stream.read_buf(&mut head)).await.unwrap();
+                assert!(count > 0, "{}", head.escape_ascii());
+            }
+            let head = String::from_utf8(head).unwrap();
+            assert!(head.starts_with(&format!("HTTP/1.1 {status}")), "{head}");
+            assert_eq!(head.contains("upgrade: websocket"), status == 101, "{head}");
+            // Any bytes, also those that look like another request.
+            round_trip(&mut stream, b"\x81\x05\0\nGET / HTTP/1.1\n\n").await;
+            round_trip(&mut stream, &vec![7; 100_000]).await;
+            stream.shutdown().await.unwrap();
+            expect_fin(&mut stream).await;
+            let flow = request_flow(&mut world, 0).await;
+            assert_eq!(flow.http.unwrap().status, status);
+            assert_eq!(&*flow.reason, "closed");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_switch_answers_as_ever() {
+    let mut world = World::new();
+    let (client, servers) = super::everywhere(&mut world);
+    for (_, address) in &servers {
+        let mut stream = client.dial(*address).await;
+        for _ in 0..2 {
+            let request = "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\n\
+                           Upgrade: websocket\r\n\r\n";
+            assert_eq!(ask(&mut stream, request).await.status(), 200);
+        }
+    }
+}
