@@ -61,7 +61,7 @@ impl Table {
     ) -> Result<Explanation, ExplainError> {
         let client = target::source(self, source)?;
         let target = target::destination(self, &client.name.namespace, destination)?;
-        let asked = Asked::new(question, target.host())?;
+        let asked = Asked::new(question, &target)?;
         let resolved = self.resolve(&target);
         let (service, resolution) = (resolved.service.clone(), resolved.steps.clone());
         let followed = self.follow(client, &target, resolved, asked);
@@ -335,10 +335,7 @@ pub(super) fn unrouted(client: &Pod, target: &Target) -> Option<&'static str> {
 
 /// The client's annotations keep the destination out of the mesh.
 fn excludes(client: &Pod, target: &Target) -> bool {
-    let dialled_port = match target {
-        Target::Service(_, port) | Target::Pod(_, port) => *port,
-        Target::Address(address) => address.port(),
-    };
+    let dialled_port = target.port();
     let excluded_ips = |ip: &IpAddr| client.exclude_outbound_cidrs.iter().any(|c| c.contains(ip));
     let excluded_ip = match target {
         Target::Service(service, _) => service.cluster_ips.first().is_some_and(excluded_ips),

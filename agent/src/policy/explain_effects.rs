@@ -8,7 +8,7 @@ use super::explanation::RequestQuestion;
 use super::http::{BackendTarget, CompiledRule, Filter, RequestHead};
 use super::inbound::InboundPolicy;
 use super::request::HttpRequest;
-use super::target::ExplainError;
+use super::target::{ExplainError, Target};
 use crate::state::{HeaderChange, PathChange, Redirect, Rewrite, Scheme};
 
 /// A request that makes sense.
@@ -19,11 +19,13 @@ pub(super) struct Asked {
     pub(super) query: Option<String>,
     pub(super) host: String,
     pub(super) headers: HeaderMap,
+    /// That the client dials.
+    port: u16,
 }
 
 impl Asked {
-    /// `host` is that of the destination, for a request that names none.
-    pub(super) fn new(question: &RequestQuestion, host: String) -> Result<Self, ExplainError> {
+    /// A request to the target; whose host it has if it names none.
+    pub(super) fn new(question: &RequestQuestion, to: &Target) -> Result<Self, ExplainError> {
         let bad = |text: String| ExplainError::BadRequest(text);
         let method = question.method.as_deref().unwrap_or("GET");
         let method = Method::from_bytes(method.as_bytes())
@@ -51,8 +53,9 @@ impl Asked {
             method,
             path: path.to_owned(),
             query,
-            host: question.host.clone().or(named).unwrap_or(host),
+            host: question.host.clone().or(named).unwrap_or_else(|| to.host()),
             headers,
+            port: to.port(),
         })
     }
 
@@ -181,6 +184,11 @@ fn changes(change: &HeaderChange) -> String {
 }
 
 fn apply(change: &HeaderChange, asked: &mut Asked) {
+    let entries = change.set.iter().chain(&change.add);
+    let hosts = entries.filter(|(name, _)| name == http::header::HOST);
+    if let Some(Ok(host)) = hosts.last().map(|(_, host)| host.to_str()) {
+        host.clone_into(&mut asked.host);
+    }
     for (name, value) in &change.set {
         let _before = asked.headers.insert(name.clone(), value.clone());
     }
@@ -206,32 +214,44 @@ fn rewritten(rewrite: &Rewrite, asked: &mut Asked, prefix: usize) -> String {
 }
 
 fn location(redirect: &Redirect, asked: &Asked, prefix: usize) -> String {
-    let scheme = match redirect.scheme {
-        Some(Scheme::Https) => "https",
-        Some(Scheme::Http) | None => "http",
+    let (scheme, well_known) = match redirect.scheme {
+        Some(Scheme::Https) => ("https", 443),
+        Some(Scheme::Http) | None => ("http", 80),
     };
-    let host = redirect.hostname.as_deref().unwrap_or(&asked.host);
-    let port = redirect
-        .port
-        .map_or(String::new(), |port| format!(":{port}"));
+    let host = redirect.hostname.as_deref();
+    let host = host.unwrap_or_else(|| without_port(&asked.host));
+    let implied = redirect.scheme.map_or(asked.port, |_named| well_known);
+    let port = match redirect.port.unwrap_or(implied) {
+        port if port == well_known => String::new(),
+        port => format!(":{port}"),
+    };
     let path = match &redirect.path {
         Some(change) => changed(change, &asked.path, prefix),
         None => asked.path.clone(),
     };
-    format!("{scheme}://{host}{port}{path}")
+    let query = match &asked.query {
+        Some(query) if !path.contains('?') => format!("?{query}"),
+        Some(_) | None => String::new(),
+    };
+    format!("{scheme}://{host}{port}{path}{query}")
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|it| it.is_ascii_digit()) => name,
+        _ => host,
+    }
 }
 
 fn changed(change: &PathChange, path: &str, prefix: usize) -> String {
     match change {
         PathChange::Full(full) => full.to_string(),
         PathChange::Prefix(replacement) => {
-            let rest = path.get(prefix..).unwrap_or_default();
-            let rest = rest.trim_start_matches('/');
-            let start = replacement.trim_end_matches('/');
-            match (start.is_empty(), rest.is_empty()) {
-                (true, _) => format!("/{rest}"),
-                (false, true) => start.to_owned(),
-                (false, false) => format!("{start}/{rest}"),
+            let covered = path.get(..prefix).unwrap_or(path).trim_end_matches('/');
+            let (start, rest) = (replacement.trim_end_matches('/'), &path[covered.len()..]);
+            match (start, rest) {
+                ("", "") => "/".to_owned(),
+                (start, rest) => format!("{start}{rest}"),
             }
         }
     }

@@ -38,6 +38,14 @@ pub(super) enum Target {
 }
 
 impl Target {
+    /// The port that is dialled.
+    pub(super) fn port(&self) -> u16 {
+        match self {
+            Self::Service(_, port) | Self::Pod(_, port) => *port,
+            Self::Address(address) => address.port(),
+        }
+    }
+
     /// The host that a client of it names, if it says nothing else.
     pub(super) fn host(&self) -> String {
         match self {

@@ -204,10 +204,10 @@ fn redirects_and_backends_that_are_not_there_are_answers() {
         rule("/part", vec![to_service("gone", 1), to_service("web", 1)]),
     ];
     let objects = || vec![route("shop/r", rules.clone())];
-    let reason = "redirect to http://new.example/new/x";
+    let reason = "redirect to http://new.example/new/x?y";
     check(
         objects(),
-        "GET /old/x",
+        "GET /old/x?y",
         (Verdict::Answered, Some(301), reason),
     );
     let invalid = (Verdict::Answered, Some(500), "backend_invalid");
