@@ -13,6 +13,7 @@ use crate::mesh::{Mesh, SOON, client_and_server};
 pub(crate) const TESTS: &[Test] = &[
     Test::node("seen::requests_are_recorded_and_counted", recorded).with(&["curl", "nginx"]),
     Test::node("seen::explain_says_what_happens", explained).with(&["curl", "nginx"]),
+    Test::node("seen::a_route_is_seen_on_its_way", routed).with(&["curl", "nginx"]),
     Test::node("seen::tap_shows_live_requests_without_secrets", tapped).with(&["curl", "nginx"]),
 ];
 
@@ -201,6 +202,75 @@ fn explained() -> Result<()> {
     ensure!(
         text.stdout.contains("decided by shop/no-admin#0"),
         "{text:?}"
+    );
+    Ok(())
+}
+
+fn routed() -> Result<()> {
+    let (mesh, _nginx) = mesh()?;
+    let client = mesh.pod("client");
+    mesh.world.manifests().apply(&json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+        "metadata": {"namespace": "shop", "name": "server"},
+        "spec": {
+            "parentRefs": [{"group": "", "kind": "Service", "name": "server"}],
+            "rules": [{
+                "name": "items",
+                "matches": [{"path": {"value": "/v1"}}],
+                "filters": [{"type": "URLRewrite", "urlRewrite": {
+                    "path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/api"},
+                }}],
+                "backendRefs": [{"name": "server", "port": 80}],
+            }],
+        },
+    }))?;
+    let rule = "HTTPRoute shop/server#items";
+    let cli = &mesh.agent("a").cli;
+    until("the route", SOON, || {
+        let routes = cli.json(&["get", "routes"]).ok()?;
+        format!("{routes:?}")
+            .contains("/v1 and below")
+            .then_some(())
+    })?;
+    for (path, status, verdict, taken) in [
+        ("/v1/items", "200", "permitted", true),
+        ("/v1/../admin/users", "403", "denied", true),
+        ("/other", "404", "answered", false),
+    ] {
+        let arguments = ["explain", "shop/client", "shop/server:80", "--path", path];
+        let said = cli.json(&arguments)?;
+        let outcome = &said[0]["outcome"];
+        ensure!(outcome["verdict"] == verdict, "{path}: {:#}", said[0]);
+        let first = &said[0]["request"]["rules"][0];
+        ensure!(
+            first["rule"] == rule && first["chosen"] == taken,
+            "{path}: {first:#}"
+        );
+        let (answer, reason) = ask(client, path, &[])?;
+        ensure!(answer == status, "{path}: {answer} {reason}");
+        if !taken {
+            ensure!(outcome["status"] == 404, "{path}: {outcome:#}");
+            ensure!(reason.starts_with("no_route"), "{path}: {reason}");
+        }
+    }
+    let flows = requests(&mesh, "a", 3)?;
+    ensure!(flows[0]["http"]["route"] == rule, "{flows:#?}");
+    ensure!(flows[0]["http"]["path"] == "/v1/items", "{flows:#?}");
+    ensure!(
+        flows[2]["reason"]
+            .as_str()
+            .is_some_and(|it| it.starts_with("no_route"))
+    );
+    let inbound = requests(&mesh, "b", 2)?;
+    ensure!(inbound.len() == 2, "{inbound:#?}");
+    ensure!(inbound[0]["http"]["path"] == "/api/items", "{inbound:#?}");
+    let endpoints = cli.json(&["get", "endpoints", "-n", "shop"])?;
+    let all = endpoints[0].as_array().context("no list")?;
+    let mut known = all.iter().filter(|it| it["health"] == "healthy");
+    let used = known.find(|it| it["requests"] == 2);
+    ensure!(
+        used.is_some_and(|it| it["seen_by"] == "a"),
+        "{endpoints:#?}"
     );
     Ok(())
 }
