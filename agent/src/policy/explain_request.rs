@@ -154,7 +154,7 @@ impl Table {
         };
         let own = &client.name.namespace;
         let in_force = self.snapshot().routes_in_force(service);
-        let of = |namespace: &str| in_force.get(namespace)?.get(&port).map(|(kind, _)| *kind);
+        let of = |namespace: &str| in_force.get(namespace)?.get(&port).map(|it| it.kind);
         let found = of(own).map(|kind| (kind, own));
         let found = found.or_else(|| Some((of(&service.namespace)?, &service.namespace)));
         let Some((kind, namespace)) = found else {

@@ -135,14 +135,15 @@ mod tests {
         bytes
     }
 
-    fn name(text: &str) -> Option<Asked> {
-        Some(Asked::Name(text.to_owned()))
+    #[track_caller]
+    fn check(bytes: &[u8], name: &str) {
+        assert_eq!(asked(bytes), Some(Asked::Name(name.to_owned())));
     }
 
     #[test]
     fn the_name_is_found_once_all_of_the_hello_is_there() {
         let bytes = hello("shop.example.com");
-        assert_eq!(asked(&bytes), name("shop.example.com"));
+        check(&bytes, "shop.example.com");
         for cut in 0..bytes.len() {
             assert_eq!(asked(&bytes[..cut]), None, "{cut}");
         }
@@ -156,7 +157,7 @@ mod tests {
             bytes.extend([22, 3, 1, 0, u8::try_from(piece.len()).unwrap()]);
             bytes.extend(piece);
         }
-        assert_eq!(asked(&bytes), name("shop.example.com"));
+        check(&bytes, "shop.example.com");
         for cut in 0..bytes.len() {
             assert_eq!(asked(&bytes[..cut]), None, "{cut}");
         }

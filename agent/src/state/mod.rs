@@ -41,7 +41,7 @@ pub use objects::{
     TargetPort, To,
 };
 pub use pattern::Pattern;
-pub use references::{Unattached, Unresolved};
+pub use references::{InForce, Unattached, Unresolved};
 pub use route::{
     BackendRef, Cors, GrantFrom, GrantTo, HeaderChange, HeaderMatch, Invalid, MirrorRef, ParentRef,
     PathChange, PathMatch, QueryMatch, Redirect, Reference, ReferenceGrant, RequestMatch, Rewrite,

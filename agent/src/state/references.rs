@@ -14,6 +14,15 @@ use crate::model::NamespacedName;
 /// The group of routes.
 const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
 
+/// The routes that are in force for a port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InForce<'s> {
+    /// The most specific kind that there is.
+    pub kind: RouteKind,
+    /// All of this kind.
+    pub routes: Vec<&'s Arc<Route>>,
+}
+
 /// Why a route is of no port of a parent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unattached {
@@ -203,21 +212,24 @@ impl Snapshot {
     pub fn routes_in_force(
         &self,
         service: &NamespacedName,
-    ) -> BTreeMap<Arc<str>, BTreeMap<u16, (RouteKind, Vec<&Arc<Route>>)>> {
-        let mut all: BTreeMap<_, BTreeMap<u16, (RouteKind, Vec<&Arc<Route>>)>> = BTreeMap::new();
+    ) -> BTreeMap<Arc<str>, BTreeMap<u16, InForce<'_>>> {
+        let mut all: BTreeMap<_, BTreeMap<u16, InForce<'_>>> = BTreeMap::new();
         for route in self.routes_naming(service) {
             let parents = route.parents.iter().filter(|it| it.service == *service);
             let ports = parents.flat_map(|parent| self.ports_of_parent(parent).unwrap_or_default());
             let ports: BTreeSet<u16> = ports.collect();
             for port in ports {
                 let of_namespace = all.entry(Arc::clone(&route.name.namespace)).or_default();
-                let (kind, routes) = of_namespace.entry(port).or_insert((route.kind, Vec::new()));
-                if route.kind < *kind {
-                    *kind = route.kind;
-                    routes.clear();
+                let of_port = of_namespace.entry(port).or_insert_with(|| InForce {
+                    kind: route.kind,
+                    routes: Vec::new(),
+                });
+                if route.kind < of_port.kind {
+                    of_port.kind = route.kind;
+                    of_port.routes.clear();
                 }
-                if route.kind == *kind {
-                    routes.push(route);
+                if route.kind == of_port.kind {
+                    of_port.routes.push(route);
                 }
             }
         }

@@ -369,7 +369,7 @@ fn sessions() {
         "type: Cookie, absoluteTimeout: 1h, cookie: {name: c, path: /p, lifetimeType: Permanent}",
     );
     assert_eq!(full.carrier, cookie(Some("c"), "/p", true));
-    assert_eq!(full.absolute_timeout, Some(Duration::from_secs(3600)));
+    assert_eq!(full.absolute_timeout, Some(Duration::from_hours(1)));
     let older = session("sessionName: c, cookieConfig: {lifetimeType: Session}");
     assert_eq!(older.carrier, cookie(Some("c"), "/", false));
     let header = SessionCarrier::Header {

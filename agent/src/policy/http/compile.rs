@@ -84,12 +84,12 @@ impl RouteTable {
     fn of_service(&self, snapshot: &Snapshot, service: &NamespacedName) -> OfService {
         let in_force = snapshot.routes_in_force(service);
         let of_namespaces = in_force.into_iter().map(|(namespace, ports)| {
-            let ports = ports.into_iter().map(|(port, (kind, routes))| {
-                let compiled = routes.into_iter().filter_map(|route| {
+            let ports = ports.into_iter().map(|(port, in_force)| {
+                let compiled = in_force.routes.into_iter().filter_map(|route| {
                     let rules = self.rules.get(&route.key())?;
                     Some((&**route, &**rules))
                 });
-                let of_port = match kind {
+                let of_port = match in_force.kind {
                     RouteKind::Grpc | RouteKind::Http => {
                         OfPort::Requests(Arc::new(Routes::new(compiled)))
                     }

@@ -22,7 +22,14 @@ pub(super) struct Bucket {
     /// Those that do not ask for a value of the key.
     ranks: Vec<Rank>,
     /// Where there are many: by the one header or parameter that most of them ask for.
-    by_value: Option<(Key, HashMap<Box<[u8]>, Vec<Rank>>)>,
+    by_value: Option<ByValue>,
+}
+
+/// Matches by the value of a key that they ask for.
+#[derive(Debug)]
+struct ByValue {
+    key: Key,
+    ranks: HashMap<Box<[u8]>, Vec<Rank>>,
 }
 
 /// What requests are told apart by.
@@ -87,25 +94,22 @@ impl Bucket {
         let Some((key, _)) = most.filter(|(_, count)| *count > FEW) else {
             return;
         };
-        let mut values: HashMap<Box<[u8]>, Vec<Rank>> = HashMap::new();
+        let mut ranks: HashMap<Box<[u8]>, Vec<Rank>> = HashMap::new();
         self.ranks.retain(|&rank| {
             let value = key.wanted(condition(rank));
             if let Some(value) = value {
-                values
-                    .entry(value.as_bytes().into())
-                    .or_default()
-                    .push(rank);
+                ranks.entry(value.as_bytes().into()).or_default().push(rank);
             }
             value.is_none()
         });
-        self.by_value = Some((key, values));
+        self.by_value = Some(ByValue { key, ranks });
     }
 
     /// Those that the request could be for, the best first.
     pub(super) fn candidates(&self, head: &RequestHead<'_>) -> impl Iterator<Item = Rank> {
-        let asked = self.by_value.as_ref().and_then(|(key, values)| {
-            let value = key.value(head)?;
-            values.get(&*value)
+        let asked = self.by_value.as_ref().and_then(|by| {
+            let value = by.key.value(head)?;
+            by.ranks.get(&*value)
         });
         let mut asked = asked
             .map_or(&[][..], |ranks| ranks)

@@ -71,7 +71,7 @@ impl Routes {
                 }
             }
         }
-        all.sort_by(|(one, ..), (other, ..)| one.cmp(other));
+        all.sort_by_key(|(order, ..)| *order);
         let entries = all.into_iter().map(|(_, one, rule)| Entry {
             path: one.path.clone(),
             condition: Condition::new(one),

@@ -147,15 +147,14 @@ fn header(
 ) -> Option<(HeaderName, HeaderValue)> {
     let (mut name, mut text) = (None, None);
     for (key, value, path) in fields(reader, value, path, &["name", "value"]) {
-        match key {
-            "name" => name = header_name(reader, value, &path),
-            _ => {
-                let valid = value.as_str().map(HeaderValue::from_str);
-                text = valid.and_then(Result::ok);
-                if text.is_none() {
-                    reader.report(&path, format!("{value} can't be the value of a header"));
-                }
-            }
+        if key == "name" {
+            name = header_name(reader, value, &path);
+            continue;
+        }
+        let valid = value.as_str().map(HeaderValue::from_str);
+        text = valid.and_then(Result::ok);
+        if text.is_none() {
+            reader.report(&path, format!("{value} can't be the value of a header"));
         }
     }
     for key in ["name", "value"] {

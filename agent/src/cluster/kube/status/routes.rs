@@ -63,7 +63,7 @@ fn kinds_in_force(snapshot: &Snapshot, service: &NamespacedName) -> InForce {
     let in_force = snapshot.routes_in_force(service).into_iter();
     let ports = in_force.flat_map(|(namespace, ports)| {
         let ports = ports.into_iter();
-        ports.map(move |(port, (kind, _))| ((namespace.to_string(), port), kind))
+        ports.map(move |(port, of_port)| ((namespace.to_string(), port), of_port.kind))
     });
     ports.collect()
 }

@@ -19,7 +19,6 @@ fn manifests() -> Option<PathBuf> {
 }
 
 /// The table of the base and one manifest; `None` where there are none here.
-#[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
 fn with(manifest: &str) -> Option<Table> {
     let Some(folder) = manifests() else {
         eprintln!("skipped: the manifests are not here; FAIRLEAD_GATEWAY_API says where they are");

@@ -86,8 +86,8 @@ fn looked_at(count: usize, one: impl Fn(usize) -> String, request: &str) -> usiz
     };
     let mut looked = 0;
     let found = routes(&table).search(&head, &mut looked);
-    let label = found.expect("a route is for it").rule.label.clone();
-    assert_eq!(&*label, "HTTPRoute shop/r0#0");
+    let rule = found.expect("a route is for it").rule;
+    assert_eq!(&*rule.label, "HTTPRoute shop/r0#0");
     looked
 }
 
