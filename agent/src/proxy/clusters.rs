@@ -290,6 +290,7 @@ mod tests {
                 client: &name("shop/cart"),
                 hash: None,
                 prefer: None,
+                open: None,
                 exclude: &[],
                 random,
             };

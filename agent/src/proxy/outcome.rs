@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::tunnel::TunnelError;
 use crate::flow::Verdict;
 use crate::identity::IdentityError;
+use crate::policy::balance::Circuit;
 use crate::policy::{DenyReason, UnavailableReason};
 
 /// How a connection ended.
@@ -53,6 +54,8 @@ pub(super) enum Outcome {
     DestinationNotServed,
     /// One of its pods has as many as it may have.
     TooManyConnections,
+    /// Its Service has as many as it may have.
+    CircuitOpen(Circuit),
     /// What the peer asked for is not a CONNECT that can be served.
     BadRequest(&'static str),
     /// No certificate for the pod.
@@ -155,6 +158,7 @@ impl Outcome {
             | Self::Denied { .. }
             | Self::DestinationNotServed
             | Self::TooManyConnections
+            | Self::CircuitOpen(_)
             | Self::Certificate(_)
             | Self::System(_) => Origin::Agent,
             Self::ServerReset
@@ -197,6 +201,7 @@ impl Outcome {
             | Self::WrongAddress
             | Self::DestinationNotServed
             | Self::TooManyConnections
+            | Self::CircuitOpen(_)
             | Self::BadRequest(_)
             | Self::Certificate(_)
             | Self::Handshake(_)
@@ -232,6 +237,7 @@ impl Outcome {
             Self::WrongAddress => "wrong_address".into(),
             Self::DestinationNotServed => "destination_not_served".into(),
             Self::TooManyConnections => "too_many_connections".into(),
+            Self::CircuitOpen(circuit) => format!("circuit_open: {}", circuit.as_str()).into(),
             Self::BadRequest(what) => format!("bad_request: {what}").into(),
             Self::Certificate(error) => format!("no_certificate: {error}").into(),
             Self::Handshake(what) => format!("handshake_failed: {what}").into(),
@@ -262,6 +268,7 @@ impl Outcome {
             | Self::WrongAddress
             | Self::DestinationNotServed
             | Self::TooManyConnections
+            | Self::CircuitOpen(_)
             | Self::BadRequest(_)
             | Self::Certificate(_)
             | Self::Handshake(_)

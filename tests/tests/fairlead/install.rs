@@ -165,7 +165,7 @@ fn whole() -> Result<()> {
         let report = cluster.json(0, &["install", "--trust-domain", "example.org"])?;
         ensure!(changes(&report) == ["created"].into(), "{report}");
         let there = cluster.ours();
-        ensure!(there.len() == 20, "{there:?}");
+        ensure!(there.len() == 21, "{there:?}");
         // Again, and nothing of the settings is given.
         let report = cluster.json(0, &["install"])?;
         ensure!(changes(&report) == ["unchanged"].into(), "{report}");

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Circuit, Refusal};
+use super::Circuit;
 use crate::model::NamespacedName;
 use crate::policy::traffic::{Connections, Requests};
 
@@ -56,7 +56,7 @@ impl Admission {
         self: &Arc<Self>,
         limits: &Connections,
         client: &NamespacedName,
-    ) -> Result<ConnectionGuard, Refusal> {
+    ) -> Result<ConnectionGuard, Circuit> {
         take(&self.connections, limits.max, Circuit::Connections)?;
         let mut guard = ConnectionGuard {
             admission: Arc::clone(self),
@@ -70,12 +70,12 @@ impl Admission {
         Ok(guard)
     }
 
-    pub(super) fn pending(self: &Arc<Self>, max: u32) -> Result<PendingGuard, Refusal> {
+    pub(super) fn pending(self: &Arc<Self>, max: u32) -> Result<PendingGuard, Circuit> {
         take(&self.pending, max, Circuit::Pending)?;
         Ok(PendingGuard(Arc::clone(self)))
     }
 
-    pub(super) fn retry(self: &Arc<Self>, max: u32) -> Result<RetryGuard, Refusal> {
+    pub(super) fn retry(self: &Arc<Self>, max: u32) -> Result<RetryGuard, Circuit> {
         take(&self.retries, max, Circuit::Retries)?;
         Ok(RetryGuard(Arc::clone(self)))
     }
@@ -85,7 +85,7 @@ impl Admission {
         &self,
         limits: &Requests,
         client: &NamespacedName,
-    ) -> Result<Option<ClientRequest>, Refusal> {
+    ) -> Result<Option<ClientRequest>, Circuit> {
         let of_client = match limits.per_client {
             None => None,
             Some(max) => {
@@ -113,12 +113,12 @@ impl Admission {
 }
 
 /// One more, unless that is too many.
-fn take(counter: &AtomicU32, max: u32, circuit: Circuit) -> Result<(), Refusal> {
+fn take(counter: &AtomicU32, max: u32, circuit: Circuit) -> Result<(), Circuit> {
     if counter.fetch_add(1, Relaxed) < max {
         return Ok(());
     }
     counter.fetch_sub(1, Relaxed);
-    Err(Refusal::CircuitOpen(circuit))
+    Err(circuit)
 }
 
 impl Drop for ClientRequest {

@@ -108,24 +108,24 @@ impl Balancer {
 
     /// A retry may be sent: it is within the budget of retries, and not too many are in
     /// flight. Ask for the endpoint of a retry with what it is not to be sent to.
-    pub fn retry(&self, now: Instant) -> Result<RetryGuard, Refusal> {
+    pub fn retry(&self, now: Instant) -> Result<RetryGuard, Circuit> {
         let settings = self.settings();
         let guard = self.0.admission.retry(settings.requests.retries)?;
         if self.0.budget.withdraw(&settings.retries.budget, now) {
             Ok(guard)
         } else {
-            Err(Refusal::CircuitOpen(Circuit::RetryBudget))
+            Err(Circuit::RetryBudget)
         }
     }
 
     /// A connection to any of the endpoints may be opened.
-    pub fn connection(&self, client: &NamespacedName) -> Result<ConnectionGuard, Refusal> {
+    pub fn connection(&self, client: &NamespacedName) -> Result<ConnectionGuard, Circuit> {
         let settings = self.settings();
         self.0.admission.connection(&settings.connections, client)
     }
 
     /// A request may wait for a connection.
-    pub fn pending(&self) -> Result<PendingGuard, Refusal> {
+    pub fn pending(&self) -> Result<PendingGuard, Circuit> {
         self.0
             .admission
             .pending(self.settings().connections.pending)

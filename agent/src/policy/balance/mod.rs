@@ -79,6 +79,9 @@ pub struct Ask<'a> {
     pub hash: Option<u64>,
     /// Where the request goes if that may be picked: the endpoint of its session.
     pub prefer: Option<SocketAddr>,
+    /// Where a connection is being opened for the request already. It counts as the first of
+    /// those that are drawn, where endpoints are.
+    pub open: Option<SocketAddr>,
     /// Where it failed already: picked only if there is nothing else.
     pub exclude: &'a [SocketAddr],
     /// Spread over all values.
@@ -132,6 +135,12 @@ pub enum Refusal {
     CircuitOpen(Circuit),
     /// The limit that was found out is reached.
     Overloaded,
+}
+
+impl From<Circuit> for Refusal {
+    fn from(circuit: Circuit) -> Self {
+        Self::CircuitOpen(circuit)
+    }
 }
 
 /// What there is too much of.

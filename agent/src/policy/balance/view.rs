@@ -70,8 +70,16 @@ impl View {
         }
         let slow = self.settings.load_balancing.slow_start.as_ref();
         let warming = slow.filter(|_| now < self.warm_at);
-        let [one, two] = draws(ask.random, tier.endpoints.len());
-        let (one, two) = (&tier.endpoints[one], &tier.endpoints[two]);
+        let open = ask.open.and_then(|address| tier.endpoint(address));
+        let [first, second] = draws(ask.random, tier.endpoints.len());
+        let (first, second) = (&tier.endpoints[first], &tier.endpoints[second]);
+        let one = open.unwrap_or(first);
+        // Not the same twice, where there is another.
+        let two = if Arc::ptr_eq(one, second) {
+            first
+        } else {
+            second
+        };
         let weight = |endpoint: &Endpoint| warming.map_or(1.0, |slow| endpoint.weight(slow, now));
         let least = |cost: fn(&Endpoint, u64) -> f64| {
             // Without a weight to divide by, to compare is all that there is to do.
@@ -84,6 +92,7 @@ impl View {
         Some(match self.settings.load_balancing.algorithm {
             Algorithm::PeakEwma => least(Endpoint::cost),
             Algorithm::LeastRequest => least(|endpoint, _| endpoint.load()),
+            Algorithm::Random if open.is_some() && warming.is_none() => one,
             Algorithm::Random => tier.random(ask.random, weight),
             Algorithm::RoundRobin => tier.next(warming.is_some(), weight),
             Algorithm::ConsistentHash => {
@@ -140,6 +149,10 @@ impl Tier {
             },
             endpoints: endpoints.into(),
         }
+    }
+
+    fn endpoint(&self, address: SocketAddr) -> Option<&Arc<Endpoint>> {
+        self.endpoints.iter().find(|it| it.address == address)
     }
 
     fn random(&self, random: u64, weight: impl Fn(&Endpoint) -> f64) -> &Arc<Endpoint> {

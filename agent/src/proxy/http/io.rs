@@ -5,9 +5,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::lease::Lease;
 use crate::proxy::dial;
 use crate::proxy::reach::Stream;
 use crate::proxy::record::Moved;
@@ -37,6 +39,7 @@ pub(in crate::proxy) struct Io {
     meter: Option<Arc<Meter>>,
     /// It was shut down, so that its close is an end in order.
     shut: bool,
+    lease: Option<Lease>,
 }
 
 impl Drop for Io {
@@ -53,6 +56,7 @@ impl Io {
             stream,
             meter: None,
             shut: false,
+            lease: None,
         }
     }
 
@@ -62,12 +66,24 @@ impl Io {
             stream,
             meter: Some(meter),
             shut: false,
+            lease: None,
         }
     }
 
     /// Its bytes are counted there.
     pub(super) fn meter(&mut self) -> Arc<Meter> {
         Arc::clone(self.meter.get_or_insert_default())
+    }
+
+    /// The same, which is one of those to a Service.
+    pub(super) fn leased(mut self, lease: Lease) -> Self {
+        self.lease = Some(lease);
+        self
+    }
+
+    /// How long it is kept without a request, where its Service says so.
+    pub(super) fn idle(&self) -> Option<Duration> {
+        self.lease.as_ref().map(|lease| lease.idle)
     }
 
     /// The tunnel that it is in, which may be retired before it.

@@ -22,6 +22,7 @@ mod gate;
 mod headers;
 mod inbound;
 mod io;
+mod lease;
 mod limit;
 mod load;
 mod outbound;

@@ -49,6 +49,9 @@ pub(super) fn unanswered(why: &Why) -> Reason {
         Why::Connect(Outcome::Denied { .. } | Outcome::DeniedByPeer(_)) => {
             Reason::new(ReasonKind::PolicyDenied, "by the destination")
         }
+        Why::Connect(Outcome::CircuitOpen(circuit)) => {
+            Reason::new(ReasonKind::CircuitOpen, circuit.as_str())
+        }
         Why::Connect(outcome) => Reason::new(
             ReasonKind::ConnectFailed,
             outcome.close_reason().into_owned(),

@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout_at};
 use super::body::{Body, BodyError};
 use super::deadline::{Deadline, grpc_timeout, write_grpc_timeout};
 use super::forward::{Refused, ServicePort};
+use super::lease::Limited;
 use super::load::Load;
 use super::outbound::Outbound;
 use super::reason::{Reason, ReasonKind, word};
@@ -247,7 +248,11 @@ impl Tries<'_> {
             address,
             version: self.target.version,
         };
-        let dial = (self.outbound, &server);
+        let dial = Limited {
+            outbound: self.outbound,
+            server: &server,
+            balancer: self.balancer,
+        };
         let sending = exit.send(Request::from_parts(parts, body), &dial);
         let until = self.limits.head_of_try(begun);
         let sent = match until {
@@ -279,11 +284,11 @@ impl Tries<'_> {
             return Err(timed_out(head.after));
         }
         let first = self.failed.is_empty();
-        let begun = || self.outbound.begun_at();
         let ask = Ask {
             client: &self.outbound.dialler.client.pod.name,
             hash: self.hash,
-            prefer: self.target.kept.or_else(begun).filter(|_| first),
+            prefer: self.target.kept.filter(|_| first),
+            open: self.outbound.begun_at().filter(|_| first),
             exclude: &self.failed,
             random: rand::random(),
         };
@@ -350,7 +355,10 @@ impl Tried {
             } => (why, request),
         };
         match why {
-            Why::Connect(Outcome::Denied { .. } | Outcome::DeniedByPeer(_)) | Why::Client => None,
+            Why::Connect(
+                Outcome::Denied { .. } | Outcome::DeniedByPeer(_) | Outcome::CircuitOpen(_),
+            )
+            | Why::Client => None,
             Why::Connect(_) => Some(Ended::Unreached),
             Why::Reset(error) if is_refusal(error) => Some(Ended::Refused),
             _ if request.is_some() => Some(Ended::Refused),
@@ -369,7 +377,12 @@ impl Failure {
         };
         let fault = !matches!(
             why,
-            Some(Why::Client | Why::Connect(Outcome::Denied { .. } | Outcome::DeniedByPeer(_)))
+            Some(
+                Why::Client
+                    | Why::Connect(
+                        Outcome::Denied { .. } | Outcome::DeniedByPeer(_) | Outcome::CircuitOpen(_)
+                    )
+            )
         );
         if fault {
             let now = Instant::now();

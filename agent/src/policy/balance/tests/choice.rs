@@ -160,6 +160,38 @@ fn a_session_stays_with_its_endpoint_while_that_is_there() {
 }
 
 #[test]
+fn a_connection_that_is_being_opened_is_used_where_any_would_do() {
+    let share = |algorithm, busy: bool| {
+        let mut sim = Sim::of(super::algorithm(algorithm), 5);
+        let held: Vec<Picked> = (0..10)
+            .filter(|_| busy)
+            .map(|_| sim.pick_other(&[1, 2, 3, 5].map(address)))
+            .collect();
+        let hits = (0..100).filter(|_| {
+            let (balancer, now) = (sim.balancer.clone(), sim.now);
+            let ask = Ask {
+                open: Some(address(4)),
+                hash: Some(7),
+                ..sim.ask()
+            };
+            balancer.pick(&ask, now).unwrap().address() == address(4)
+        });
+        let hits = hits.count();
+        drop(held);
+        hits
+    };
+    assert_eq!(share(Algorithm::PeakEwma, false), 100);
+    assert_eq!(share(Algorithm::LeastRequest, false), 100);
+    assert_eq!(share(Algorithm::Random, true), 100);
+    // A better one goes before it.
+    assert_eq!(share(Algorithm::LeastRequest, true), 0);
+    assert_eq!(share(Algorithm::PeakEwma, true), 0);
+    // And what leads elsewhere.
+    assert_eq!(share(Algorithm::RoundRobin, false), 20);
+    assert!([0, 100].contains(&share(Algorithm::ConsistentHash, false)));
+}
+
+#[test]
 fn an_endpoint_that_drains_gets_nothing_new_and_keeps_what_it_has() {
     let mut sim = Sim::of(algorithm(Algorithm::LeastRequest), 2);
     let held = sim.pick_other(&[address(2)]);

@@ -3,8 +3,8 @@
 use super::*;
 use crate::policy::traffic::{AdaptiveConcurrency, Budget};
 
-fn refused(result: Result<impl Sized, Refusal>) -> Option<Circuit> {
-    match result {
+fn refused(result: Result<impl Sized, impl Into<Refusal>>) -> Option<Circuit> {
+    match result.map_err(Into::into) {
         Err(Refusal::CircuitOpen(circuit)) => Some(circuit),
         Err(Refusal::NoEndpoints | Refusal::Overloaded) | Ok(_) => None,
     }

@@ -86,6 +86,7 @@ impl Sim {
             client: &self.client,
             hash: None,
             prefer: None,
+            open: None,
             exclude: &[],
             random: self.random,
         }

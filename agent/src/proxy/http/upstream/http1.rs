@@ -38,6 +38,8 @@ pub(in crate::proxy::http) struct Http1 {
     connection: Option<Connection<TokioIo<Io>, Body>>,
     meter: Arc<Meter>,
     under: Option<Under>,
+    /// How long it is kept, where its Service says so.
+    idle: Option<Duration>,
     /// It may not be polled any more.
     over: bool,
     idle_since: Instant,
@@ -46,7 +48,7 @@ pub(in crate::proxy::http) struct Http1 {
 impl Http1 {
     /// On a stream that nothing was said on yet.
     pub(super) async fn open(address: SocketAddr, mut io: Io) -> Result<Box<Self>, hyper::Error> {
-        let (meter, under) = (io.meter(), io.under());
+        let (meter, under, idle) = (io.meter(), io.under(), io.idle());
         let mut builder = Builder::new();
         let _same = builder.preserve_header_case(true);
         let (sender, connection) = builder.handshake(TokioIo::new(io)).await?;
@@ -56,6 +58,7 @@ impl Http1 {
             connection: Some(connection),
             meter,
             under,
+            idle,
             over: false,
             idle_since: Instant::now(),
         }))
@@ -71,6 +74,7 @@ impl Http1 {
         // A server that has closed it, or speaks out of turn, is found by one look.
         self.drive(&mut Context::from_waker(Waker::noop()));
         let current = self.under.as_ref().is_none_or(Under::is_current);
+        let limit = self.idle.unwrap_or(limit);
         let fresh = now.duration_since(self.idle_since) < limit;
         current && fresh && !self.over && self.sender.is_ready()
     }

@@ -34,6 +34,8 @@ pub(in crate::proxy::http) struct Http2 {
     limit: usize,
     idle_since: Mutex<Instant>,
     under: Option<Under>,
+    /// How long it is kept, where its Service says so.
+    idle: Option<Duration>,
 }
 
 /// The place of one request on it.
@@ -65,7 +67,7 @@ impl Http2 {
         config: &HttpConfig,
         tasks: &Tasks,
     ) -> Result<Arc<Self>, h2::Error> {
-        let under = io.under();
+        let (under, idle) = (io.under(), io.idle());
         let mut builder = Builder::new();
         let _same = builder
             .initial_window_size(config.stream_window)
@@ -88,6 +90,7 @@ impl Http2 {
             limit: config.streams_per_connection,
             idle_since: Mutex::new(Instant::now()),
             under,
+            idle,
         }))
     }
 
@@ -101,6 +104,7 @@ impl Http2 {
             .idle_since
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
+        let limit = self.idle.unwrap_or(limit);
         self.load.load(Ordering::Relaxed) == 0 && now.duration_since(idle_since) >= limit
     }
 

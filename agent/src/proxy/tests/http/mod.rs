@@ -7,6 +7,7 @@ mod policy;
 mod raw;
 mod routes;
 mod services;
+mod traffic;
 mod tries;
 mod upgrade;
 

@@ -171,6 +171,7 @@ fn status(outcome: &Outcome) -> StatusCode {
         | Outcome::NotRedirected
         | Outcome::DestinationNotServed
         | Outcome::TooManyConnections
+        | Outcome::CircuitOpen(_)
         | Outcome::Certificate(_)
         | Outcome::Tunnel(_)
         | Outcome::System(_) => StatusCode::SERVICE_UNAVAILABLE,
