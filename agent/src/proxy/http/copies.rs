@@ -31,9 +31,10 @@ impl Outbound {
                 continue;
             };
             let account = &self.dialler.client.account;
-            let lag = match asked.body.is_end_stream() {
-                true => 0,
-                false => self.dialler.shared.config.http.mirror_bytes,
+            let lag = if asked.body.is_end_stream() {
+                0
+            } else {
+                self.dialler.shared.config.http.mirror_bytes
             };
             let (Some(this), Some(in_flight), Some(held)) =
                 (self.this.upgrade(), account.request(), account.hold(lag))

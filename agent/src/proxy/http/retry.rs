@@ -64,7 +64,7 @@ impl<'a> Plan<'a> {
         self.attempts() > 0
             && (self.route.is_some()
                 || http2 && self.policy.on.contains(&RetryOn::RefusedStream)
-                || self.policy.on.iter().any(is_grpc)
+                || self.policy.on.iter().copied().any(is_grpc)
                 || self.repeatable
                     && (self.policy.on.iter().any(seen) || !self.policy.codes.is_empty()))
     }
@@ -130,16 +130,11 @@ impl<'a> Plan<'a> {
                 .unwrap_or(u32::MAX);
             base.saturating_mul(factor).min(max)
         };
-        match self.route.and_then(|route| route.backoff) {
-            Some(base) => {
-                let window = doubled(base, base.saturating_mul(10));
-                window + part(base, random)
-            }
-            None => {
-                let backoff = self.policy.backoff;
-                part(doubled(backoff.base, backoff.max), random)
-            }
+        if let Some(base) = self.route.and_then(|route| route.backoff) {
+            return doubled(base, base.saturating_mul(10)) + part(base, random);
         }
+        let backoff = self.policy.backoff;
+        part(doubled(backoff.base, backoff.max), random)
     }
 }
 
@@ -149,7 +144,7 @@ fn part(whole: Duration, random: u64) -> Duration {
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 
-fn is_grpc(on: &RetryOn) -> bool {
+fn is_grpc(on: RetryOn) -> bool {
     matches!(
         on,
         RetryOn::Cancelled

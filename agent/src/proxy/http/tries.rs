@@ -68,6 +68,7 @@ enum Source {
 }
 
 /// How a try ended.
+#[expect(clippy::large_enum_variant, reason = "the large one is the common one")]
 enum Tried {
     Answered {
         sent: Sent,
@@ -154,13 +155,12 @@ impl Tries<'_> {
             let wanted = exchange.retries < self.plan.attempts()
                 && tried.ended().is_some_and(|ended| self.plan.repeats(ended))
                 && source.can_repeat();
-            guard = match self.pause(wanted, exchange.retries).await {
-                Some(granted) => Some(granted),
-                None => {
-                    source.settle();
-                    return self.settle(tried, guard, exchange);
-                }
-            };
+            let granted = self.pause(wanted, exchange.retries).await;
+            if granted.is_none() {
+                source.settle();
+                return self.settle(tried, guard, exchange);
+            }
+            guard = granted;
             self.failed.extend(tried.address());
             exchange.retries += 1;
         }
@@ -417,15 +417,12 @@ impl Source {
 
     /// The request, once more.
     fn next(&mut self) -> Option<Request<Body>> {
-        let request = match self {
-            Self::Once(request) => *request.take()?,
-            Self::Again(parts, None) => Request::from_parts((**parts).clone(), Body::empty()),
-            Self::Again(parts, Some(replay)) => {
-                let body = Body::replay(replay.next()?);
-                Request::from_parts((**parts).clone(), body)
-            }
+        let (parts, body) = match self {
+            Self::Once(request) => return request.take().map(|request| *request),
+            Self::Again(parts, None) => (parts, Body::empty()),
+            Self::Again(parts, Some(replay)) => (parts, Body::replay(replay.next()?)),
         };
-        Some(request)
+        Some(Request::from_parts((**parts).clone(), body))
     }
 
     fn put_back(&mut self, unread: Option<Box<Request<Body>>>) {

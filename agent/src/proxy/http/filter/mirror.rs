@@ -20,10 +20,10 @@ use crate::policy::{Filter, Mirror};
 pub(in crate::proxy) struct FellBehind;
 
 /// The copies that are to be made of one request. `random` is asked once for each mirror.
-pub(in crate::proxy) fn wanted<'a>(
-    filters: &'a [Filter],
+pub(in crate::proxy) fn wanted(
+    filters: &[Filter],
     mut random: impl FnMut() -> u32,
-) -> impl Iterator<Item = &'a Mirror> {
+) -> impl Iterator<Item = &Mirror> {
     let mirrors = filters.iter().filter_map(|filter| match filter {
         Filter::Mirror(mirror) => Some(mirror),
         _ => None,
@@ -172,7 +172,7 @@ impl Body for Copy {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.size.clone()
+        self.size
     }
 }
 

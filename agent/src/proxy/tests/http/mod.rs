@@ -1,6 +1,7 @@
 //! HTTP end to end: raw clients and servers at both ends of two nodes.
 
 mod external;
+mod grpc;
 mod http1;
 mod http2;
 mod policy;

@@ -112,8 +112,24 @@ impl World {
         Served { ip }
     }
 
+    /// Likewise, for gRPC.
+    pub(super) fn grpc_service(&mut self, name: &str, endpoints: &[SocketAddr]) -> Served {
+        let ip = fresh_ip();
+        self.service_of(name, (ip, Some("grpc")), endpoints);
+        Served { ip }
+    }
+
     /// Likewise, at an address that it may have already.
     pub(super) fn service_at(&mut self, name: &str, ip: IpAddr, endpoints: &[SocketAddr]) {
+        self.service_of(name, (ip, None), endpoints);
+    }
+
+    fn service_of(
+        &mut self,
+        name: &str,
+        (ip, protocol): (IpAddr, Option<&str>),
+        endpoints: &[SocketAddr],
+    ) {
         for (index, endpoint) in endpoints.iter().enumerate() {
             self.apply(Object::EndpointSlice(EndpointSlice {
                 name: NamespacedName::new("shop", format!("{name}-{index}")),
@@ -132,7 +148,7 @@ impl World {
                 port: 80,
                 node_port: None,
                 target: TargetPort::Number(80),
-                app_protocol: None,
+                app_protocol: protocol.map(Into::into),
             }],
             selector: Dict::default(),
             publish_not_ready: false,
