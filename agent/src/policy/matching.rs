@@ -166,7 +166,7 @@ impl<'a> Subject<'a> {
                 None => {
                     failing.extend(mismatches.iter().enumerate().filter_map(|(i, mismatch)| {
                         mismatch.map(|mismatch| format!("{name}[{i}].{mismatch}"))
-                    }))
+                    }));
                 }
             }
         }

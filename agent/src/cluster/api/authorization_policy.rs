@@ -28,7 +28,7 @@ use super::status::PolicyStatus;
 )]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend(
-    "x-kubernetes-validations" = schema::rules([schema::ONE_SELECTION, schema::CUSTOM_ASKS])
+    "x-kubernetes-validations" = schema::rules(&[&schema::ONE_SELECTION, &schema::CUSTOM_ASKS])
 ))]
 pub struct AuthorizationPolicySpec {
     /// The pods of this namespace that it holds for, by their labels. Without it and
@@ -74,7 +74,7 @@ pub enum Action {
     Custom,
 }
 
-/// A Service that speaks Envoy's ext_authz by gRPC (`envoy.service.auth.v3`).
+/// A Service that speaks Envoy's external authorization by gRPC (`envoy.service.auth.v3`).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Provider {
@@ -194,8 +194,8 @@ pub struct Source {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::blocks")]
     pub not_ip_blocks: Option<Vec<String>>,
-    /// End users, proved by a token of an issuer that a MeshPolicy names: ISSUER/SUBJECT. A
-    /// * as the first or the last character stands for anything; alone it is anyone with
+    /// End users, proved by a token of an issuer that a MeshPolicy names: ISSUER/SUBJECT.
+    /// A * as the first or the last character stands for anything; alone it is anyone with
     /// a valid token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::names")]

@@ -44,14 +44,14 @@ pub(super) const ONE_KEY_SET: Rule = Rule {
 impl Rule {
     /// As the schema has it.
     pub(super) fn rule(&self) -> Value {
-        rules([self])
+        rules(&[self])
     }
 }
 
 /// Several, as the schema has them.
-pub(super) fn rules<const N: usize>(rules: [impl std::borrow::Borrow<Rule>; N]) -> Value {
-    let rule = |rule: &Rule| json!({"rule": rule.rule, "message": rule.message});
-    rules.iter().map(|one| rule(one.borrow())).collect()
+pub(super) fn rules(rules: &[&Rule]) -> Value {
+    let rule = |rule: &&Rule| json!({"rule": rule.rule, "message": rule.message});
+    rules.iter().map(rule).collect()
 }
 
 /// A trust domain, namespace or service account of an identity.

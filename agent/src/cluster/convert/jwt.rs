@@ -122,7 +122,7 @@ fn text(value: &Value) -> Result<Arc<str>, String> {
 fn cookie(value: &Value) -> Result<Arc<str>, String> {
     let name = text(value)?;
     // RFC 6265: the name of a cookie is a token, as that of a header is.
-    reader::header_name(&name).map_err(|_| format!("{value} is no name of a cookie"))?;
+    reader::header_name(&name).map_err(|_invalid| format!("{value} is no name of a cookie"))?;
     Ok(name)
 }
 

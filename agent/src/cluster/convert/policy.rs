@@ -65,8 +65,7 @@ pub(super) fn authorization(converted: &mut Converted, value: &Value, alien: Opt
             _ => rules = read_rules(&mut reader, value, &path),
         }
     }
-    let provided = provider.is_some();
-    check_custom(&mut reader, action, dry_run, provided);
+    check_custom(&mut reader, action, dry_run, provider.is_some());
     let policy = AuthorizationPolicy {
         scope: scope.finish(&mut reader, &name.namespace),
         name: name.clone(),

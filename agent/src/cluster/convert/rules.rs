@@ -246,7 +246,7 @@ fn brackets(text: &str) -> Option<Vec<&str>> {
     let inner = text.strip_prefix('[')?.strip_suffix(']')?;
     let names: Vec<&str> = inner.split("][").collect();
     let proper = |name: &&str| !name.is_empty() && !name.contains(['[', ']']);
-    names.iter().all(|name| proper(&name)).then_some(names)
+    names.iter().all(proper).then_some(names)
 }
 
 fn method(value: &Value) -> Result<StringMatch, String> {

@@ -245,6 +245,11 @@ fn what_both_take() {
         kind,
         to(&json!({"ports": [1, "80", 65535, "65535", "9999", "64000"], "notPorts": ["1"]})),
     );
+}
+
+#[test]
+fn what_both_take_of_requests() {
+    let kind = "AuthorizationPolicy";
     taken(
         kind,
         from(&json!({"requestPrincipals": ["*", "a/b"], "notRequestPrincipals": ["https://*"]})),
@@ -295,6 +300,10 @@ fn what_both_take() {
         json!({"action": "CUSTOM", "provider": {"service": "authz", "port": 9000}}),
     );
     taken(kind, json!({"action": "CUSTOM", "provider": provider()}));
+}
+
+#[test]
+fn what_both_take_of_a_mesh_policy() {
     let kind = "MeshPolicy";
     taken(kind, Value::Null);
     taken(kind, json!({"mtls": {}}));
@@ -390,6 +399,11 @@ fn what_both_refuse() {
         refused(kind, to(&json!({"ports": [port]})));
         refused(kind, to(&json!({"notPorts": [port]})));
     }
+}
+
+#[test]
+fn what_both_refuse_of_requests() {
+    let kind = "AuthorizationPolicy";
     for (field, wrong) in [
         ("methods", json!(["G T"])),
         ("methods", json!([])),
@@ -437,6 +451,10 @@ fn what_both_refuse() {
     ] {
         refused(kind, custom(with(provider(), field, wrong)));
     }
+}
+
+#[test]
+fn what_both_refuse_of_a_mesh_policy() {
     let kind = "MeshPolicy";
     refused(kind, json!({"jwt": {}}));
     refused(kind, json!({"jwt": {"providers": []}}));

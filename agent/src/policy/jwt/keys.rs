@@ -30,7 +30,7 @@ pub(super) struct Key {
     id: Option<String>,
     /// What it may be used with: a public key is never a secret, whatever a token says.
     algorithms: Vec<Algorithm>,
-    pub(super) key: DecodingKey,
+    pub(super) decoding: DecodingKey,
 }
 
 /// A text has no key in it that could be used.
@@ -51,7 +51,7 @@ impl KeySet {
     /// Reads a JSON Web Key Set. Keys that are of no use are left out. Secret ones are too
     /// where everyone could read them (`public`).
     pub fn parse(text: &[u8], public: bool) -> Result<Self, NotAKeySet> {
-        let set: Value = serde_json::from_slice(text).map_err(|_| NotAKeySet::Json)?;
+        let set: Value = serde_json::from_slice(text).map_err(|_invalid| NotAKeySet::Json)?;
         let keys = set.get("keys").and_then(Value::as_array);
         let keys = keys.filter(|keys| keys.len() <= MOST_KEYS);
         let keys = keys.ok_or(NotAKeySet::Keys)?.iter();
@@ -106,7 +106,7 @@ impl Key {
         Some(Self {
             id: jwk.common.key_id.clone(),
             algorithms,
-            key: DecodingKey::from_jwk(&jwk).ok()?,
+            decoding: DecodingKey::from_jwk(&jwk).ok()?,
         })
     }
 }

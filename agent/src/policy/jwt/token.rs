@@ -43,7 +43,7 @@ impl<'t> Token<'t> {
         }
         let algorithm = header.get("alg").and_then(Value::as_str);
         let algorithm = algorithm.ok_or(JwtError::Malformed)?;
-        let algorithm = algorithm.parse().map_err(|_| JwtError::Algorithm)?;
+        let algorithm = algorithm.parse().map_err(|_invalid| JwtError::Algorithm)?;
         let key_id = match header.get("kid") {
             None => None,
             Some(Value::String(id)) => Some(id.clone()),
@@ -84,7 +84,7 @@ impl<'t> Token<'t> {
         let mut error = JwtError::UnknownKey;
         for key in keys.candidates(self.algorithm, self.key_id.as_deref()) {
             let message = self.message.as_bytes();
-            let right = crypto::verify(self.signature, message, &key.key, self.algorithm);
+            let right = crypto::verify(self.signature, message, &key.decoding, self.algorithm);
             if right.unwrap_or(false) {
                 return Ok(());
             }
@@ -133,6 +133,6 @@ impl<'t> Token<'t> {
 fn object(part: &str) -> Result<Map<String, Value>, JwtError> {
     let bytes = URL_SAFE_NO_PAD
         .decode(part)
-        .map_err(|_| JwtError::Malformed)?;
-    serde_json::from_slice(&bytes).map_err(|_| JwtError::Malformed)
+        .map_err(|_invalid| JwtError::Malformed)?;
+    serde_json::from_slice(&bytes).map_err(|_invalid| JwtError::Malformed)
 }

@@ -110,7 +110,7 @@ fn in_query(parts: &Parts, name: &str) -> Result<Vec<String>, JwtError> {
 
 fn decoded(text: &str) -> Result<Cow<'_, str>, JwtError> {
     let decoded = percent_decode_str(text).decode_utf8();
-    decoded.map_err(|_| JwtError::Malformed)
+    decoded.map_err(|_invalid| JwtError::Malformed)
 }
 
 fn in_cookies(parts: &Parts, name: &str) -> Result<Vec<String>, JwtError> {
@@ -136,7 +136,7 @@ fn cookie_value<'c>(cookie: &'c str, name: &str) -> Option<&'c str> {
 }
 
 fn utf8(bytes: &[u8]) -> Result<&str, JwtError> {
-    std::str::from_utf8(bytes).map_err(|_| JwtError::Malformed)
+    std::str::from_utf8(bytes).map_err(|_invalid| JwtError::Malformed)
 }
 
 /// Takes the tokens of one issuer out of a request. What else is in the same places stays.

@@ -152,7 +152,7 @@ async fn exchange(uri: &Uri, stream: Wrapped) -> Result<Bytes, FetchError> {
         .header(HOST, authority)
         .header(ACCEPT, HeaderValue::from_static("application/json"))
         .body(Empty::<Bytes>::new())
-        .map_err(|_| FetchError::Uri)?;
+        .map_err(|_invalid| FetchError::Uri)?;
     let answering = async {
         let response = sender
             .send_request(request)
@@ -162,7 +162,7 @@ async fn exchange(uri: &Uri, stream: Wrapped) -> Result<Bytes, FetchError> {
             return Err(FetchError::Status(response.status()));
         }
         let body = Limited::new(response.into_body(), LARGEST).collect().await;
-        Ok(body.map_err(|_| FetchError::Body)?.to_bytes())
+        Ok(body.map_err(|_invalid| FetchError::Body)?.to_bytes())
     };
     tokio::pin!(answering);
     tokio::select! {
@@ -206,7 +206,7 @@ impl Tls {
             .trim_start_matches('[')
             .trim_end_matches(']')
             .to_owned();
-        let name = ServerName::try_from(host).map_err(|_| FetchError::Uri)?;
+        let name = ServerName::try_from(host).map_err(|_invalid| FetchError::Uri)?;
         let stream = TlsConnector::from(config).connect(name, stream).await;
         Ok(TokioIo::new(Box::new(stream.map_err(FetchError::Tls)?)))
     }

@@ -115,7 +115,7 @@ impl Keys {
         if let Some(keys) = inline.get(text) {
             return Ok(Arc::clone(keys));
         }
-        let keys = KeySet::parse(text.as_bytes(), false).map_err(|_| JwtError::NoKeys)?;
+        let keys = KeySet::parse(text.as_bytes(), false).map_err(|_invalid| JwtError::NoKeys)?;
         // Sets of policies that are gone: whoever still needs one reads it again.
         if inline.len() >= MOST_INLINE {
             inline.clear();

@@ -151,11 +151,9 @@ fn conclude(decision: Decision, exchange: &mut Exchange) -> Result<(), Reason> {
     let Permission::Denied(reason) = decision.verdict else {
         return Ok(());
     };
-    let detail = match (reason, decision.policy) {
-        (DenyReason::MtlsRequired, _) => reason.as_str().to_owned(),
-        (_, Some(policy)) => format!("by {policy}"),
-        (_, None) => reason.as_str().to_owned(),
-    };
+    let by = decision.policy.as_ref();
+    let by = by.filter(|_| reason != DenyReason::MtlsRequired);
+    let detail = by.map_or_else(|| reason.as_str().to_owned(), |by| format!("by {by}"));
     Err(Reason::new(ReasonKind::PolicyDenied, detail))
 }
 

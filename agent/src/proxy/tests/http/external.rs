@@ -340,7 +340,7 @@ async fn a_global_limit_is_asked_as_the_client() {
     let client = world.pod("client", 0);
     let web = world.pod("web", 1);
     let app = app_of(&web, "web");
-    let served = world.service("web", &[app.address]);
+    let shop = world.service("web", &[app.address]);
     let pod = world.pod("counter", 0);
     let (listener, address) = pod.listen();
     let counter = Counter::default();
@@ -370,12 +370,12 @@ spec:
 "
         ));
         for path in ["/slow", "/strange"] {
-            let heard = http_get(&client, &served, path, "").await;
+            let heard = http_get(&client, &shop, path, "").await;
             assert_eq!(heard.status(), without, "{path}");
         }
     }
-    assert_eq!(http_get(&client, &served, "/", "").await.status(), 200);
-    let over = http_get(&client, &served, "/over", "").await;
+    assert_eq!(http_get(&client, &shop, "/", "").await.status(), 200);
+    let over = http_get(&client, &shop, "/over", "").await;
     assert_eq!(over.status(), 429);
     assert_eq!(
         over.header("fairlead-reason"),
