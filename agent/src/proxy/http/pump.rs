@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::SendStream;
+use h2::{Reason, SendStream};
 use http_body::Body as _;
 
 use super::body::{Body, BodyError};
@@ -16,6 +16,16 @@ pub(super) struct Pump {
     send: SendStream<Bytes>,
     /// Of the body, waiting for the peer's window.
     chunk: Bytes,
+    of: Of,
+}
+
+/// Whose body it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Of {
+    /// A client's, which may give it up.
+    Request,
+    /// A server's. There are clients that take what is cancelled for what has ended.
+    Answer,
 }
 
 /// Why it was not copied to its end.
@@ -28,11 +38,12 @@ pub(super) enum Stopped {
 }
 
 impl Pump {
-    pub(super) fn new(body: Body, send: SendStream<Bytes>) -> Self {
+    pub(super) fn new(of: Of, body: Body, send: SendStream<Bytes>) -> Self {
         Self {
             body,
             send,
             chunk: Bytes::new(),
+            of,
         }
     }
 
@@ -53,7 +64,11 @@ impl Pump {
             let frame = match frame {
                 Some(Ok(frame)) => frame,
                 Some(Err(error)) => {
-                    self.send.send_reset(error.h2_reason());
+                    let reason = match (self.of, error.h2_reason()) {
+                        (Of::Answer, Reason::NO_ERROR | Reason::CANCEL) => Reason::INTERNAL_ERROR,
+                        (_, reason) => reason,
+                    };
+                    self.send.send_reset(reason);
                     return Poll::Ready(Err(Stopped::Source(error)));
                 }
                 None => {
@@ -81,7 +96,7 @@ impl Pump {
                     Some(Ok(room)) => room,
                     Some(Err(error)) => return Poll::Ready(Err(Stopped::Sink(error))),
                     None => {
-                        let error = h2::Reason::CANCEL.into();
+                        let error = Reason::CANCEL.into();
                         return Poll::Ready(Err(Stopped::Sink(error)));
                     }
                 },

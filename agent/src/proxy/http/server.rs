@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::body::Body;
 use super::detect::Speaks;
 use super::io::{Io, Meter};
-use super::pump::{Pump, Stopped};
+use super::pump::{Of, Pump, Stopped};
 use super::record::Exchange;
 use super::strict::Strict;
 use crate::flow::FlowProtocol;
@@ -317,7 +317,7 @@ async fn stream(
     if at_end {
         return Ended::Answered;
     }
-    let mut pump = Pump::new(body, send);
+    let mut pump = Pump::new(Of::Answer, body, send);
     match poll_fn(|cx| pump.poll(cx)).await {
         Ok(()) => {}
         Err(Stopped::Source(error)) => tracing::debug!(%error, "an answer broke off"),

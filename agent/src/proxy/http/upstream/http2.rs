@@ -20,7 +20,7 @@ use super::{Exit, Failed, Sent, Why};
 use crate::proxy::config::HttpConfig;
 use crate::proxy::http::body::Body;
 use crate::proxy::http::io::Io;
-use crate::proxy::http::pump::{Pump, Stopped};
+use crate::proxy::http::pump::{Of, Pump, Stopped};
 use crate::proxy::tasks::Tasks;
 use crate::proxy::tunnel::Under;
 
@@ -147,7 +147,7 @@ impl Place {
             Err(error) => return Err(Failed::of(error)),
         };
         drop(sender);
-        let mut upload = (!at_end).then(|| Pump::new(body, send));
+        let mut upload = (!at_end).then(|| Pump::new(Of::Request, body, send));
         let mut answer = pin!(answer);
         let answered = poll_fn(|cx| {
             if let Some(pump) = &mut upload
