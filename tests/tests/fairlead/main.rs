@@ -23,6 +23,7 @@ mod mesh;
 mod peer;
 mod policies;
 mod probes;
+mod recipes;
 mod redirect;
 mod requests;
 mod seen;
@@ -156,6 +157,7 @@ fn main() -> ExitCode {
         kube::TESTS,
         policies::TESTS,
         probes::TESTS,
+        recipes::TESTS,
         seen::TESTS,
         requests::TESTS,
         services::TESTS,
