@@ -313,7 +313,7 @@ fn read_rule(
             "name" => rule.name = reader.text(value, &path).map(Arc::from),
             "filters" => rule.filters = filters::read(reader, value, &path, (kind, namespace)),
             "timeouts" => rule.timeouts = settings::timeouts(reader, value, &path),
-            "retry" => rule.retry = settings::retry(reader, value, &path),
+            "retry" => rule.retry = Some(settings::retry(reader, value, &path)),
             "sessionPersistence" => rule.session = settings::session(reader, value, &path),
             "backendRefs" => backends = list(reader, Some(value), &path),
             _ => {}

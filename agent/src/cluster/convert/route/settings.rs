@@ -30,7 +30,7 @@ pub(super) fn timeouts(reader: &mut Reader, value: &Value, path: &FieldPath) -> 
     timeouts
 }
 
-pub(super) fn retry(reader: &mut Reader, value: &Value, path: &FieldPath) -> Option<RouteRetry> {
+pub(super) fn retry(reader: &mut Reader, value: &Value, path: &FieldPath) -> RouteRetry {
     let mut retry = RouteRetry::default();
     for (key, value, path) in fields(reader, value, path, &["attempts", "codes", "backoff"]) {
         match key {
@@ -53,7 +53,7 @@ pub(super) fn retry(reader: &mut Reader, value: &Value, path: &FieldPath) -> Opt
             }
         }
     }
-    Some(retry)
+    retry
 }
 
 /// Reads it as it is now, and as it was when the name was `sessionName` and the lifetime in
