@@ -413,3 +413,27 @@ fn targets_that_make_no_sense_are_named() {
         ["spec.targetRefs: is missing: it says which Services"]
     );
 }
+
+/// The examples of the documentation; sections alone are taken for those of a policy.
+#[test]
+fn the_examples_of_the_documentation_are_understood() {
+    let text = include_str!("../../../../docs/traffic.md");
+    let blocks: Vec<&str> = text
+        .split("```yaml\n")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next())
+        .collect();
+    assert!(blocks.len() >= 3);
+    for block in blocks {
+        let value: Value = serde_yaml_ng::from_str(block).unwrap();
+        let spec = match value.get("spec") {
+            Some(spec) => spec.clone(),
+            None => {
+                let (section, value) = value.as_object().unwrap().iter().next().unwrap();
+                with(section, value.clone())
+            }
+        };
+        let (_, problems) = convert(&spec);
+        assert_eq!(problems, Vec::<String>::new(), "{block}");
+    }
+}

@@ -169,6 +169,44 @@ fn targets_that_do_not_exist_have_a_condition_of_their_own() {
     assert!(!lines[1].contains("api"), "{}", lines[1]);
 }
 
+#[test]
+fn a_traffic_policy_says_what_it_speaks_of_and_what_stays_of_it() {
+    let spec = |more: Value| {
+        let target = |name: &str| json!({"kind": "Service", "name": name, "port": 80});
+        let mut spec = json!({"targetRefs": [target("web"), target("api")]});
+        spec.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        spec
+    };
+    let mut state = StateWriter::new();
+    drop(take(&mut state, &service("web")));
+    let good = spec(json!({"timeouts": {"request": "1s"}, "faults": [{"abort": {"status": 500}}]}));
+    let snapshot = take(&mut state, &policy("TrafficPolicy", 1, &good));
+    let verdict = |snapshot: &Snapshot| lines(verdicts(snapshot).values().next().unwrap());
+    let missing = "is not ResolvedRefs, TargetNotFound: spec.targetRefs[1].name: there is no \
+                   Service shop/api";
+    assert_eq!(
+        verdict(&snapshot),
+        [
+            "timeouts, faults for services web:80,api:80",
+            "is Accepted, Accepted: in force",
+            missing
+        ]
+    );
+    let bad = spec(json!({"timeouts": {"request": 1}}));
+    let snapshot = take(&mut state, &policy("TrafficPolicy", 2, &bad));
+    assert_eq!(
+        verdict(&snapshot),
+        [
+            "timeouts, faults (as before) for services web:80,api:80",
+            "is not Accepted, Invalid: spec.timeouts.request: 1 is no duration: such as 1h30m, 10s \
+             or 500ms",
+            missing
+        ]
+    );
+}
+
 /// An API server, a state, and agents that write.
 struct World {
     api: FakeApi,
