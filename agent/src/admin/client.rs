@@ -16,10 +16,12 @@ use super::generated::flows_reply::Reply;
 use super::generated::tap_reply::Reply as TapAnswer;
 use super::generated::{
     ExplainRequest, FlowsReply, FlowsRequest, GetRequest, StatusRequest, TapReply, TapRequest,
+    UsageRequest,
 };
 use super::objects::{Kind, Object};
 use super::socket::SOCKET;
 use super::status::Status;
+use super::usage::Usage;
 use crate::flow::{Filter, FlowEvent, TapEvent, TapLoss, TapWish};
 use crate::policy::{Explanation, RequestQuestion};
 
@@ -130,6 +132,16 @@ impl Client {
         let reply = self
             .0
             .status(StatusRequest {})
+            .await
+            .map_err(|status| refused(&status))?;
+        parse(&reply.into_inner().json)
+    }
+
+    /// What each pod takes of the proxy.
+    pub async fn usage(&mut self) -> Result<Usage, ClientError> {
+        let reply = self
+            .0
+            .usage(UsageRequest {})
             .await
             .map_err(|status| refused(&status))?;
         parse(&reply.into_inner().json)

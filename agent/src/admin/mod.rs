@@ -30,6 +30,7 @@ mod socket;
 mod status;
 #[cfg(test)]
 pub(crate) mod tests;
+mod usage;
 mod view;
 
 pub use authority::AuthorityFigures;
@@ -45,6 +46,7 @@ pub use status::{
     CertificateRow, FlowStatus, KernelFeature, KernelStatus, PodState, PodStatus, ProxyStatus,
     Severity, SourceStatus, Status, StatusProblem, WatchStatus,
 };
+pub use usage::{PodUsage, Usage};
 pub use view::{ServiceLoad, View};
 // The answer of `Explain`, as the policy makes it.
 pub use crate::policy::{

@@ -340,6 +340,10 @@ spec:
             crate::admin::tests::status()
         }
 
+        fn usage(&self) -> crate::admin::Usage {
+            crate::admin::Usage::default()
+        }
+
         fn table(&self) -> Arc<Table> {
             Arc::clone(&self.0)
         }

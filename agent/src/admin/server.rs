@@ -14,7 +14,7 @@ use super::generated::flows_reply::Reply;
 use super::generated::tap_reply::Reply as TapAnswer;
 use super::generated::{
     ExplainRequest, FlowsReply, FlowsRequest, GetRequest, Json, StatusRequest, TapLoss as Loss,
-    TapReply, TapRequest,
+    TapReply, TapRequest, UsageRequest,
 };
 use super::objects::{Kind, list};
 use super::socket::SocketListener;
@@ -108,6 +108,10 @@ impl Admin for AdminServer {
 
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<Json>, GrpcStatus> {
         json(&self.view.status())
+    }
+
+    async fn usage(&self, _: Request<UsageRequest>) -> Result<Response<Json>, GrpcStatus> {
+        json(&self.view.usage())
     }
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<Json>, GrpcStatus> {

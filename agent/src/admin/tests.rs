@@ -11,8 +11,8 @@ use tokio::task::JoinSet;
 use super::ServiceLoad;
 use super::{
     AdminServer, AuthorityFigures, CertificateRow, Client, ClientError, FlowLine, FlowStatus,
-    HttpServer, KernelStatus, Kind, Object, PodState, PodStatus, ProxyStatus, Severity,
-    SocketError, SocketListener, SourceStatus, Status, StatusProblem, TapLine, View,
+    HttpServer, KernelStatus, Kind, Object, PodState, PodStatus, PodUsage, ProxyStatus, Severity,
+    SocketError, SocketListener, SourceStatus, Status, StatusProblem, TapLine, Usage, View,
 };
 use crate::flow::tests::ended;
 use crate::flow::{
@@ -30,6 +30,20 @@ struct Still(Status);
 impl View for Still {
     fn status(&self) -> Status {
         self.0.clone()
+    }
+
+    fn usage(&self) -> Usage {
+        let pod = PodUsage {
+            namespace: "shop".to_owned(),
+            name: "web-1".to_owned(),
+            busy_us: 7,
+            ..PodUsage::default()
+        };
+        Usage {
+            node: self.0.node.clone(),
+            at_us: 1,
+            pods: vec![pod],
+        }
     }
 
     fn table(&self) -> Arc<Table> {

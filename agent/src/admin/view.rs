@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use super::status::Status;
+use super::usage::Usage;
 use crate::model::NamespacedName;
 use crate::policy::Table;
 use crate::policy::balance::EndpointFigures;
@@ -23,6 +24,8 @@ pub struct ServiceLoad {
 pub trait View: Debug + Send + Sync + 'static {
     /// How it is now.
     fn status(&self) -> Status;
+    /// What each pod takes of the proxy.
+    fn usage(&self) -> Usage;
     /// The cluster as it sees it now.
     fn table(&self) -> Arc<Table>;
     /// The endpoints that pods of this node send requests to.

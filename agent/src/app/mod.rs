@@ -32,6 +32,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use tokio::runtime::Builder;
+use tokio::time::Instant;
 
 use crate::flow::{FlowHub, FlowMetrics, queue};
 use crate::proxy::Proxy;
@@ -123,6 +124,7 @@ async fn agent(config: AgentConfig) -> anyhow::Result<()> {
         node: config.node.to_string(),
         trust_domain: config.trust_domain.to_string(),
         started: Timestamp::now(),
+        clock: Instant::now(),
         source: source.health,
         tables,
         enrolment,

@@ -2,24 +2,27 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::cni::Trouble;
 use super::enrol::Enrolment;
 use super::source;
 use super::tools::features;
 use crate::admin::{
-    CertificateRow, FlowStatus, KernelFeature, KernelStatus, PodState, PodStatus, ProxyStatus,
-    ServiceLoad, Severity, Status, StatusProblem, View,
+    CertificateRow, FlowStatus, KernelFeature, KernelStatus, PodState, PodStatus, PodUsage,
+    ProxyStatus, ServiceLoad, Severity, Status, StatusProblem, Usage, View,
 };
 use crate::cluster::Health;
 use crate::flow::FlowSender;
 use crate::identity::{CertificateState, CertificateStatus, Identities};
+use crate::model::NamespacedName;
 use crate::policy::Table;
 use crate::policy::balance::Health as EndpointHealth;
-use crate::proxy::Proxy;
+use crate::proxy::{self, Proxy};
 use crate::redirect;
 use crate::state::Problem;
 
@@ -49,6 +52,7 @@ pub(super) struct AgentView {
     pub(super) node: String,
     pub(super) trust_domain: String,
     pub(super) started: Timestamp,
+    pub(super) clock: Instant,
     pub(super) source: watch::Receiver<Health>,
     pub(super) tables: watch::Receiver<Arc<Table>>,
     pub(super) enrolment: watch::Receiver<Enrolment>,
@@ -67,7 +71,7 @@ impl View for AgentView {
         let certificates = self.identities.certificates();
         let mut pods = enrolment.pods;
         for pod in &mut pods {
-            let name = crate::model::NamespacedName::new(&*pod.namespace, &*pod.name);
+            let name = NamespacedName::new(&*pod.namespace, &*pod.name);
             pod.open_connections = self.flows.open_connections_of(&name);
             pod.refused_connections = self.proxy.refused_connections(&name);
         }
@@ -118,6 +122,16 @@ impl View for AgentView {
                 dropped: self.flows.dropped(),
             },
             problems,
+        }
+    }
+
+    fn usage(&self) -> Usage {
+        let mut pods: Vec<PodUsage> = self.proxy.usage().into_iter().map(usage).collect();
+        pods.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        Usage {
+            node: self.node.clone(),
+            at_us: microseconds(self.clock.elapsed()),
+            pods,
         }
     }
 
@@ -178,6 +192,27 @@ fn unproven(pods: &[PodStatus], certificates: &[CertificateStatus]) -> Option<St
         wanted.len(),
         why.unwrap_or("being fetched")
     ))
+}
+
+fn usage((name, usage): (NamespacedName, proxy::PodUsage)) -> PodUsage {
+    PodUsage {
+        namespace: name.namespace.to_string(),
+        name: name.name.to_string(),
+        busy_us: microseconds(usage.busy),
+        turns_over: usage.turns_over,
+        connections: usage.connections,
+        connections_refused: usage.connections_refused,
+        requests_in_flight: usage.requests_in_flight,
+        requests: usage.requests,
+        requests_refused: usage.requests_refused,
+        sent_bytes: usage.sent_bytes,
+        received_bytes: usage.received_bytes,
+        memory_bytes: usage.memory_bytes,
+    }
+}
+
+fn microseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn of_object(problem: &Problem) -> StatusProblem {

@@ -29,6 +29,7 @@ mod table;
 mod tap;
 #[cfg(test)]
 mod tests;
+mod top;
 mod uninstall;
 
 use std::io;
@@ -48,6 +49,7 @@ Start here:
   fairlead status                                  what is meshed, and what is wrong
   fairlead flows -f                                every connection and request as it ends
   fairlead tap --headers --path /cart              live requests, with their headers
+  fairlead top                                     what each pod takes of the proxy, live
   fairlead explain shop/web-1 bank/ledger:80       may this pod talk to that service, and why?
   fairlead explain shop/web-1 shop/cart:80 --path /items    where does this request go, and why?
 
@@ -78,6 +80,7 @@ enum Command {
     Status(status::Command),
     Flows(flows::Command),
     Tap(tap::Command),
+    Top(top::Command),
     Explain(explain::Command),
     Get(get::Command),
     Check(check::Command),
@@ -141,6 +144,7 @@ fn dispatch(command: Command, printer: Printer<io::StdoutLock<'_>>) -> anyhow::R
         Command::Status(command) => wait(command.run(printer)),
         Command::Flows(command) => wait(command.run(printer)),
         Command::Tap(command) => wait(command.run(printer)),
+        Command::Top(command) => wait(command.run(printer)),
         Command::Explain(command) => wait(command.run(printer)),
         Command::Get(command) => wait(command.run(printer)),
         Command::Check(command) => command.run(printer),

@@ -15,6 +15,7 @@ use super::flows::View;
 use super::output::{Format, Paint, Printer, harmless};
 use super::status::{between, table};
 use super::table::Cell;
+use super::top::Rates;
 use super::{Outcome, say};
 use crate::admin::{
     Client, ClientError, FlowLine, FlowLines, Kind, Object, PodState, Severity, Status,
@@ -120,6 +121,17 @@ impl AllNodes {
         }
         printer.flush()?;
         Ok(complete(&answers))
+    }
+
+    /// `fairlead top -A`: what each pod took of its node's proxy within some time.
+    pub(super) async fn rates(&self, every: Duration) -> anyhow::Result<Vec<Answer<Rates>>> {
+        let answers = ask(self.agents().await?, async |mut client: Client| {
+            let before = client.usage().await?;
+            tokio::time::sleep(every).await;
+            let after = client.usage().await?;
+            Ok(Rates::between(&before, &after))
+        });
+        Ok(answers.await)
     }
 
     /// `fairlead flows -A`

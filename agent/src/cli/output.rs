@@ -122,6 +122,11 @@ impl<W: Write> Printer<W> {
         writeln!(self.out, "{text}")
     }
 
+    /// As it is, such as a terminal's commands.
+    pub(super) fn raw(&mut self, text: &str) -> io::Result<()> {
+        write!(self.out, "{text}")
+    }
+
     /// One line in one colour.
     pub(super) fn painted(&mut self, paint: Paint, text: &str) -> io::Result<()> {
         let text = self.styles.paint(paint, text);
