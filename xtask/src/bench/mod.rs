@@ -7,6 +7,7 @@
 mod case;
 mod contender;
 mod envoy;
+mod fairness;
 mod interrupt;
 mod l7;
 mod lab;
@@ -107,6 +108,8 @@ enum What {
     Scale(scale::Options),
     /// Requests: HTTP/1.1 and gRPC, by routes.
     L7(l7::Options),
+    /// A quiet pod beside one that floods the proxy.
+    Fairness(fairness::Options),
 }
 
 /// The task.
@@ -114,6 +117,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     match &options.what {
         Some(What::Scale(options)) => scale::run(options),
         Some(What::L7(options)) => l7::run(options),
+        Some(What::Fairness(options)) => fairness::run(options),
         None => connections(options),
     }
 }

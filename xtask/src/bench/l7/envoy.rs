@@ -27,13 +27,13 @@ const LISTENERS: [(u16, Protocol, usize); 4] = [
 ];
 
 /// Where a client dials.
-pub(super) fn port(protocol: Protocol, routes: usize) -> u16 {
+pub(in crate::bench) fn port(protocol: Protocol, routes: usize) -> u16 {
     let is = |it: &&(u16, Protocol, usize)| it.1 == protocol && it.2 == routes;
     LISTENERS.iter().find(is).map_or(0, |it| it.0)
 }
 
 /// Starts both.
-pub(super) fn start(
+pub(in crate::bench) fn start(
     envoy: &Envoy,
     (client, server): (&Place, &Pod),
     concurrency: u32,

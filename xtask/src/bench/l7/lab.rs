@@ -17,7 +17,7 @@ use crate::{ui, workspace};
 pub(super) const MANY: usize = 1000;
 
 /// The ports of a server.
-pub(super) const HTTP: u16 = 8090;
+pub(in crate::bench) const HTTP: u16 = 8090;
 pub(super) const GRPC: u16 = 8091;
 
 /// The running topology. Fields are dropped in order: proxies, servers, then the world around them.
@@ -176,17 +176,19 @@ impl Lab {
 
 /// Builds what plays client and server: this binary too, but not as slow as it is for
 /// tasks.
-pub(super) fn build_program() -> Result<()> {
+pub(in crate::bench) fn build_program() -> Result<()> {
     let mut command = workspace::cargo();
     let command = command.args(["build", "--release", "--package", "xtask"]);
     ui::step("client and server (release)", command)
 }
 
-fn program() -> PathBuf {
+/// What plays client and server.
+pub(in crate::bench) fn program() -> PathBuf {
     workspace::target().join("release/xtask")
 }
 
-fn serve(pod: &Pod, program: &Path) -> Result<Process> {
+/// Starts a server of requests, and waits until it listens.
+pub(in crate::bench) fn serve(pod: &Pod, program: &Path) -> Result<Process> {
     let mut arguments = peer(program, "serve-requests");
     let everywhere = |port| SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port);
     arguments.extend([HTTP, GRPC].map(|port| everywhere(port).to_string()));

@@ -70,13 +70,13 @@ pub(crate) struct LoadOptions {
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct Requests {
     /// Answered in full and as expected.
-    pub(super) answered: u64,
+    pub(in crate::bench) answered: u64,
     /// Not so, also before the measurement.
     pub(super) errors: u64,
-    pub(super) first_error: Option<String>,
-    pub(super) seconds: f64,
-    pub(super) p50_seconds: f64,
-    pub(super) p99_seconds: f64,
+    pub(in crate::bench) first_error: Option<String>,
+    pub(in crate::bench) seconds: f64,
+    pub(in crate::bench) p50_seconds: f64,
+    pub(in crate::bench) p99_seconds: f64,
     /// Processor time of the processes.
     pub(super) cpu_seconds: f64,
     /// Memory of the processes at the end, with all connections open.

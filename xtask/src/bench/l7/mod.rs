@@ -5,7 +5,7 @@
 //! their configuration.
 
 mod case;
-mod envoy;
+pub(super) mod envoy;
 mod lab;
 mod load;
 mod routes;
@@ -21,7 +21,9 @@ use super::{Plan, RunOptions, execute, finish, note_noise, prepare, setting};
 use case::Case;
 use lab::Lab;
 
+pub(super) use lab::{HTTP, build_program, program, serve as serve_in};
 pub(crate) use load::{LoadOptions, load};
+pub(super) use load::{Protocol, Requests};
 pub(crate) use server::{ServerOptions, serve};
 
 /// What this comparison does not show.
@@ -57,7 +59,7 @@ pub(super) fn run(options: &Options) -> Result<()> {
     let plan = Plan::new(&options.run);
     prepare(&plan, options.run.no_build)?;
     if !options.run.no_build {
-        lab::build_program()?;
+        build_program()?;
     }
     let envoy = plan.find_envoy(&options.run)?;
     let mut report = Report::new(setting(&options.run, &plan, envoy.as_ref())?, &CAVEATS);
