@@ -10,6 +10,7 @@ mod applications;
 mod ca;
 mod cluster;
 mod command_line;
+mod conformance;
 mod connections;
 mod deploy;
 mod enrol;
@@ -62,6 +63,9 @@ struct Test {
     name: &'static str,
     tier: Tier,
     programs: &'static [&'static str],
+    /// What it needs that no machine has by itself, and whether it is there: without it a
+    /// test is skipped whatever the environment says.
+    given: Option<(&'static str, fn() -> bool)>,
     run: fn() -> anyhow::Result<()>,
 }
 
@@ -71,6 +75,7 @@ impl Test {
             name,
             tier: Tier::Pure,
             programs: &[],
+            given: None,
             run,
         }
     }
@@ -80,6 +85,7 @@ impl Test {
             name,
             tier: Tier::Node,
             programs: &[],
+            given: None,
             run,
         }
     }
@@ -89,12 +95,18 @@ impl Test {
             name,
             tier: Tier::Cluster,
             programs: &[],
+            given: None,
             run,
         }
     }
 
     const fn with(mut self, programs: &'static [&'static str]) -> Self {
         self.programs = programs;
+        self
+    }
+
+    const fn given(mut self, what: &'static str, is_there: fn() -> bool) -> Self {
+        self.given = Some((what, is_there));
         self
     }
 
@@ -107,13 +119,15 @@ impl Test {
         };
         missing.extend(missing_programs(self.programs));
         let name = format!("{prefix}::{}", self.name);
-        if missing.is_empty() {
+        let not_given = self.given.filter(|(_, is_there)| !is_there());
+        if missing.is_empty() && not_given.is_none() {
             return Trial::test(name, move || {
                 (self.run)().map_err(|error| Failed::from(format!("{error:#}")))
             });
         }
+        missing.extend(not_given.map(|(what, _)| what.to_owned()));
         let reason = format!("needs {}", missing.join(", "));
-        if skips_are_failures() {
+        if skips_are_failures() && not_given.is_none() {
             return Trial::test(name, move || Err(Failed::from(reason)));
         }
         let kind = format!("skipped: {reason}");
@@ -146,6 +160,7 @@ fn main() -> ExitCode {
         applications::TESTS,
         ca::TESTS,
         command_line::TESTS,
+        conformance::TESTS,
         connections::TESTS,
         deploy::TESTS,
         enrol::TESTS,
