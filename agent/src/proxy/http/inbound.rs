@@ -79,10 +79,12 @@ impl Inbound {
         let mut exchange = Exchange::begin(Arc::clone(&self.ends), flows, &parts, upload);
         exchange.upstream = Some(self.address);
         let is_head = parts.method == Method::HEAD;
-        let received = exchange
-            .occupy(&self.server.account)
-            .and_then(|()| headers::receive(&mut parts));
-        let sent = match received {
+        // A pod with too much to do still has to say how it is.
+        let placed = match self.subject.probe {
+            true => Ok(()),
+            false => exchange.occupy(&self.server.account),
+        };
+        let sent = match placed.and_then(|()| headers::receive(&mut parts)) {
             Ok(()) => self.forward(parts, body, &mut exchange).await,
             Err(reason) => Err(reason),
         };

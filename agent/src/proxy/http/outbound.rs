@@ -187,6 +187,7 @@ impl Outbound {
         let Way::Local(local) = &server.way else {
             return Ok(Admitted::default());
         };
+        exchange.occupy_server(&local.account)?;
         let subject = self.dialler.subject(server.address);
         let door = Door {
             shared: &self.dialler.shared,

@@ -33,6 +33,7 @@ pub(in crate::proxy) struct Exchange {
     tap: Option<Box<Tapped>>,
     /// Among the requests of its pod.
     place: Option<InFlight>,
+    server_place: Option<InFlight>,
     status: u16,
     grpc_status: Option<u16>,
     /// How often it was sent again.
@@ -77,6 +78,7 @@ impl Exchange {
             upload,
             tap: flows.tap(&parts.uri, &parts.headers),
             place: None,
+            server_place: None,
             status: 0,
             grpc_status: None,
             retries: 0,
@@ -96,6 +98,17 @@ impl Exchange {
     pub(super) fn occupy(&mut self, account: &Arc<Account>) -> Result<(), Reason> {
         self.place = account.request();
         match self.place {
+            Some(_) => Ok(()),
+            None => Err(ReasonKind::TooManyRequestsInFlight.into()),
+        }
+    }
+
+    /// Takes a place among those of the server's pod, where that is of the client's node.
+    pub(super) fn occupy_server(&mut self, account: &Arc<Account>) -> Result<(), Reason> {
+        // One that is sent again has its place already.
+        self.server_place = None;
+        self.server_place = account.request();
+        match self.server_place {
             Some(_) => Ok(()),
             None => Err(ReasonKind::TooManyRequestsInFlight.into()),
         }

@@ -107,18 +107,21 @@ pub(in crate::proxy) async fn serve(
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let outcome = loop {
+        let counted = poll_fn(|cx| {
+            let served = serving.as_mut().poll(cx);
+            record.moved = meter.moved();
+            record.account();
+            served
+        });
         tokio::select! {
             biased;
             outcome = &mut revoked => break outcome,
-            outcome = &mut serving => break outcome,
+            outcome = counted => break outcome,
             _now = tick.tick() => {
-                record.moved = meter.moved();
-                record.account();
                 record.progress();
             }
         }
     };
-    record.moved = meter.moved();
     outcome
 }
 

@@ -8,6 +8,7 @@
 mod echo;
 mod extended;
 mod grpc;
+mod http2;
 mod manifests;
 mod stage;
 
@@ -22,4 +23,5 @@ pub(crate) const TESTS: &[Test] = &[
     Test::node("conformance::mesh_http_matches", extended::matches).with(&["python3", "curl"]),
     Test::node("conformance::mesh_consumers", extended::consumers).with(&["python3", "curl"]),
     Test::node("conformance::mesh_grpc", grpc::calls).with(&["python3"]),
+    Test::node("conformance::http2_frames", http2::frames).with(&["python3"]),
 ];

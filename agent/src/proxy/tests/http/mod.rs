@@ -1,5 +1,6 @@
 //! HTTP end to end: raw clients and servers at both ends of two nodes.
 
+mod accounts;
 mod docs;
 mod external;
 mod grpc;
