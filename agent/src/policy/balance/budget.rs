@@ -74,7 +74,7 @@ impl Window {
 
     fn sum(&self, second: u32) -> u64 {
         let counts = self.0.iter().map(|slot| unpack(slot.load(Relaxed)));
-        let recent = counts.filter(|(of, _)| second.wrapping_sub(*of) < WINDOW as u32);
+        let recent = counts.filter(|(of, _)| (second.wrapping_sub(*of) as usize) < WINDOW);
         recent.map(|(_, count)| u64::from(count)).sum()
     }
 }

@@ -8,6 +8,8 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use super::nanos;
+
 /// After so long two thirds of what was there are gone. As in Finagle and Linkerd.
 const DECAY: Duration = Duration::from_secs(10);
 /// Of an endpoint that has answered nothing yet. As in linkerd2-proxy.
@@ -28,7 +30,7 @@ pub(super) struct Ewma {
 impl Ewma {
     pub(super) fn new(now: u64) -> Self {
         Self {
-            average: AtomicU64::new(FIRST.as_secs_f64().mul_add(1e9, 0.0).to_bits()),
+            average: AtomicU64::new(as_f64(nanos(FIRST)).to_bits()),
             at: AtomicU64::new(now),
         }
     }
@@ -59,12 +61,12 @@ impl Ewma {
 }
 
 /// The share of the average that is left after a while.
-fn kept(nanos: u64) -> f64 {
+fn kept(gone: u64) -> f64 {
     // Most samples of a busy endpoint are closer together than what changes anything.
-    if nanos < 1_000 {
+    if gone < 1_000 {
         return 1.0;
     }
-    (-as_f64(nanos) / DECAY.as_nanos() as f64).exp()
+    (-as_f64(gone) / as_f64(nanos(DECAY))).exp()
 }
 
 #[expect(

@@ -137,7 +137,7 @@ impl Members {
 
     /// Who may be picked.
     pub(super) fn view(&self, now: u64) -> View {
-        let locality = &self.settings.load_balancing.locality;
+        let locality = self.settings.load_balancing.locality;
         let mut groups: BTreeMap<u8, Group> = BTreeMap::new();
         for endpoint in self.endpoints.values() {
             let group = groups.entry(rank(locality, endpoint.near)).or_default();
@@ -214,7 +214,7 @@ struct Group {
 }
 
 /// Which tier.
-fn rank(locality: &Locality, near: Near) -> u8 {
+fn rank(locality: Locality, near: Near) -> u8 {
     match near {
         Near::Node if locality.node => 0,
         Near::Node | Near::Zone if locality.zone => 1,

@@ -111,8 +111,8 @@ impl Outcome {
         }
     }
 
-    /// Of a `grpc-status`, as Envoy and the table of gRPC's codes have it: UNAVAILABLE is
-    /// 503, DEADLINE_EXCEEDED is 504; UNKNOWN, INTERNAL and DATA_LOSS are 500.
+    /// Of a `grpc-status`, as Envoy and the table of gRPC's codes have it: `UNAVAILABLE`
+    /// is 503, `DEADLINE_EXCEEDED` 504; `UNKNOWN`, `INTERNAL` and `DATA_LOSS` are 500.
     pub fn of_grpc(status: u16) -> Self {
         match status {
             14 | 4 => Self::GatewayError,

@@ -32,9 +32,8 @@ pub(super) fn rate_limits(
         {
             match key {
                 "name" => {
-                    name = reader
-                        .text(value, &path)
-                        .map_or_else(|| "".into(), Arc::from)
+                    let text = reader.text(value, &path);
+                    name = Arc::from(text.unwrap_or_default());
                 }
                 "match" => matches = read_match(reader, value, &path),
                 "local" => local = read_local(reader, value, &path),

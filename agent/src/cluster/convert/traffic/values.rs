@@ -83,9 +83,11 @@ pub(super) fn flag(reader: &mut Reader, value: &Value, path: &FieldPath) -> Opti
 
 /// Time that is not zero.
 pub(super) fn time(reader: &mut Reader, value: &Value, path: &FieldPath) -> Option<Duration> {
-    let parsed = duration(value).and_then(|it| match it.is_zero() {
-        true => Err("must be more than nothing".to_owned()),
-        false => Ok(it),
+    let parsed = duration(value).and_then(|it| {
+        if it.is_zero() {
+            return Err("must be more than nothing".to_owned());
+        }
+        Ok(it)
     });
     take(reader, path, parsed)
 }

@@ -61,7 +61,7 @@ pub(super) fn verdicts(snapshot: &Snapshot) -> BTreeMap<ObjectKey, Verdict> {
                     &key,
                     policy.invalid.as_deref(),
                     meaning_of_authorization(policy),
-                    missing(snapshot, name, &policy.scope),
+                    missing(snapshot, name, &policy.scope).as_deref(),
                     &problems,
                 ),
             };
@@ -77,7 +77,7 @@ pub(super) fn verdicts(snapshot: &Snapshot) -> BTreeMap<ObjectKey, Verdict> {
                 &key,
                 policy.invalid.as_deref(),
                 "in force",
-                missing(snapshot, name, &policy.scope),
+                missing(snapshot, name, &policy.scope).as_deref(),
                 &problems,
             ),
         };
@@ -87,6 +87,7 @@ pub(super) fn verdicts(snapshot: &Snapshot) -> BTreeMap<ObjectKey, Verdict> {
         let key = key(ObjectKind::TrafficPolicy, name);
         let missing = snapshot.missing_traffic_targets(policy);
         let missing = missing.map(|it| format!("{}: {}", it.field(), it.message));
+        let missing: Vec<String> = missing.collect();
         let verdict = Verdict {
             generation: policy.generation,
             effect: effect_of_traffic(policy),
@@ -95,7 +96,7 @@ pub(super) fn verdicts(snapshot: &Snapshot) -> BTreeMap<ObjectKey, Verdict> {
                 &key,
                 policy.invalid.as_deref(),
                 "in force",
-                Some(missing.collect()),
+                Some(&missing),
                 &problems,
             ),
         };
@@ -204,10 +205,10 @@ fn statements(
     key: &ObjectKey,
     invalid: Option<&str>,
     meaning: &str,
-    missing: Option<Vec<String>>,
+    missing: Option<&[String]>,
     problems: &Problems<'_>,
 ) -> Vec<Statement> {
-    let of_targets = missing.as_deref().unwrap_or_default();
+    let of_targets = missing.unwrap_or_default();
     let accepted = match invalid {
         Some(first) => {
             let object = key.object();
@@ -240,7 +241,7 @@ fn statements(
             message: meaning.to_owned(),
         },
     };
-    let resolved = missing.as_ref().map(|missing| {
+    let resolved = missing.map(|missing| {
         if missing.is_empty() {
             return Statement {
                 kind: RESOLVED_REFS,
