@@ -118,16 +118,17 @@ impl Shop {
             "--max-time",
             "10",
             "-w",
-            "\n%{http_code}\n%{header_json}",
+            "\n@ %{http_code}\n%{header_json}",
         ];
         let command = [&fixed[..], arguments, &[url]].concat();
         let said = self.mesh.pod("client").run(&command)?.ok()?.stdout;
-        let mut parts = said.splitn(3, '\n');
-        let mut part = || parts.next().context("too little");
+        // The proxy's own answers end with a line.
+        let (body, rest) = said.rsplit_once("\n@ ").context("too little")?;
+        let (status, headers) = rest.split_once('\n').context("no status")?;
         Ok(Heard {
-            body: part()?.to_owned(),
-            status: part()?.to_owned(),
-            headers: serde_json::from_str(part()?)?,
+            status: status.to_owned(),
+            headers: serde_json::from_str(headers)?,
+            body: body.to_owned(),
         })
     }
 
