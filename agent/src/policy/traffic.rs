@@ -197,13 +197,13 @@ pub struct Budget {
 /// How long things may take; `None`: as long as they do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// From the whole request until the answer has begun, with all retries.
+    /// From the head of the request until the answer has begun, with all retries.
     pub request: Option<Duration>,
     /// Likewise of each try.
     pub per_try: Option<Duration>,
     /// Until a connection is there.
     pub connect: Duration,
-    /// Without a byte in either direction of a request.
+    /// Without a byte of an answer that has begun.
     pub idle: Option<Duration>,
     /// From a request's first byte to its answer's last.
     pub stream: Option<Duration>,

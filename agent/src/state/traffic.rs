@@ -341,13 +341,13 @@ impl RetryOn {
 /// `timeouts`. Zero is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TimeoutsSpec {
-    /// `request`: from the whole request until the answer has begun, with all retries.
+    /// `request`: from the request's head until the answer has begun, with all retries.
     pub request: Option<Duration>,
     /// `perTry`: likewise of each try.
     pub per_try: Option<Duration>,
     /// `connect`: until a connection is there.
     pub connect: Option<Duration>,
-    /// `idle`: without a byte in either direction of a request.
+    /// `idle`: without a byte of an answer that has begun.
     pub idle: Option<Duration>,
     /// `stream`: from a request's first byte to its answer's last.
     pub stream: Option<Duration>,

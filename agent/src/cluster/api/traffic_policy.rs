@@ -427,7 +427,7 @@ pub enum RetryOn {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Timeouts {
-    /// From the whole request until its answer begins, with all retries. No limit where
+    /// From the head of a request until its answer begins, with all retries. No limit where
     /// nothing is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::duration")]
@@ -440,7 +440,7 @@ pub struct Timeouts {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::duration")]
     pub connect: Option<String>,
-    /// Of a request without a byte in either direction. No limit where nothing is given.
+    /// Of an answer in which no byte comes. No limit where nothing is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::duration")]
     pub idle: Option<String>,
