@@ -164,13 +164,13 @@ async fn name_for(routes: &ConnectionRoutes, near: &TcpStream, shared: &Shared) 
 /// Finds out where the connection goes, and whether it may.
 fn bind(
     dialler: &Dialler,
-    dialled: &Dialled,
+    goal: &Dialled,
     name: Option<&str>,
     record: &mut Record,
 ) -> Result<Bound, Outcome> {
     let Dialler { shared, client, .. } = dialler;
-    let table = &dialled.table;
-    let route = table.route_named(&client.pod, dialled.to, name, rand::random());
+    let table = &goal.table;
+    let route = table.route_named(&client.pod, goal.to, name, rand::random());
     let (pod, address, service) = match route {
         Route::Pod {
             pod,
@@ -211,18 +211,18 @@ fn bind(
 
 /// Carries the connection to where it is opaque, or to its end.
 async fn open(dialler: Dialler, near: TcpStream, record: &mut Record) -> Result<Opaque, Outcome> {
-    let dialled = begin(&dialler, &near, record);
-    let dialled = or_reset(dialled, &near)?;
-    if dialled.protocol.is_http() {
-        return Err(declared(dialler, near, dialled, record).await);
+    let goal = begin(&dialler, &near, record);
+    let goal = or_reset(goal, &near)?;
+    if goal.protocol.is_http() {
+        return Err(declared(dialler, near, goal, record).await);
     }
-    let name = match &dialled.routes {
+    let name = match &goal.routes {
         Some(routes) => name_for(routes, &near, &dialler.shared).await,
         None => None,
     };
-    let bound = bind(&dialler, &dialled, name.as_deref(), record);
+    let bound = bind(&dialler, &goal, name.as_deref(), record);
     let mut bound = or_reset(bound, &near)?;
-    let looks = dialled.protocol == AppProtocol::Detect;
+    let looks = goal.protocol == AppProtocol::Detect;
     let told = tell(&dialler, looks.then_some(&near), &mut bound, record).await;
     let Told { speaks, begun } = or_reset(told, &near)?;
     if speaks == Speaks::Other {
@@ -233,9 +233,9 @@ async fn open(dialler: Dialler, near: TcpStream, record: &mut Record) -> Result<
         dialled: begun,
     });
     // A Service has other servers; each request has its own, and is checked there.
-    let permit = dialled.service.is_none().then(|| bound.admitted.http());
+    let permit = goal.service.is_none().then(|| bound.admitted.http());
     let connection = (near, speaks, permit);
-    Err(requests(dialler, connection, (dialled, begun), record).await)
+    Err(requests(dialler, connection, (goal, begun), record).await)
 }
 
 /// What is an error to the application is a reset.
@@ -250,10 +250,10 @@ fn or_reset<T>(result: Result<T, Outcome>, near: &TcpStream) -> Result<T, Outcom
 async fn declared(
     dialler: Dialler,
     near: TcpStream,
-    dialled: Dialled,
+    goal: Dialled,
     record: &mut Record,
 ) -> Outcome {
-    if let Some(service) = &dialled.service {
+    if let Some(service) = &goal.service {
         record.through(service);
     }
     let patience = dialler.shared.config.http.head_timeout;
@@ -267,7 +267,7 @@ async fn declared(
     };
     match speaks {
         Ok(speaks @ (Speaks::Http1 | Speaks::Http2)) => {
-            requests(dialler, (near, speaks, None), (dialled, None), record).await
+            requests(dialler, (near, speaks, None), (goal, None), record).await
         }
         Ok(Speaks::Other) | Err(_) => http::not_http(Stream::Tcp(near)).await,
     }
@@ -278,7 +278,7 @@ async fn opaque(
     dialler: &Dialler,
     near: TcpStream,
     bound: Bound,
-    dialled: Option<Result<Stream, Outcome>>,
+    goal: Option<Result<Stream, Outcome>>,
     record: &mut Record,
 ) -> Result<Opaque, Outcome> {
     let Bound {
@@ -288,12 +288,12 @@ async fn opaque(
         admitted,
         ..
     } = bound;
-    let connected = match (record.note_opaque(admitted), dialled) {
+    let connected = match (record.note_opaque(admitted), goal) {
         (Err(outcome), _) => Err(outcome),
-        (Ok(permit), Some(dialled)) => dialled.map(|far| (permit, far)),
+        (Ok(permit), Some(goal)) => goal.map(|far| (permit, far)),
         (Ok(permit), None) => {
-            let dialled = dialler.dial(&way, address, service.as_ref(), record.id);
-            dialled.await.map(|far| (permit, far))
+            let goal = dialler.dial(&way, address, service.as_ref(), record.id);
+            goal.await.map(|far| (permit, far))
         }
     };
     match connected {
@@ -314,12 +314,12 @@ async fn opaque(
 async fn requests(
     dialler: Dialler,
     (near, speaks, permit): (TcpStream, Speaks, Option<HttpPermit>),
-    (dialled, begun): (Dialled, Option<Begun>),
+    (goal, begun): (Dialled, Option<Begun>),
     record: &mut Record,
 ) -> Outcome {
     let shared = Arc::clone(&dialler.shared);
     let pod = Arc::clone(&dialler.client);
-    let to = (dialled.to.0, dialled.service);
+    let to = (goal.to.0, goal.service);
     let common = (record.id, record.request_ends());
     let outbound = Outbound::new(dialler, to, common, begun);
     let revoked = async {
@@ -381,16 +381,16 @@ async fn tell(
         let begun = None;
         return Ok(Told { speaks, begun });
     }
-    let dialled = tokio::select! {
+    let goal = tokio::select! {
         biased;
         outcome = admitted.revoked() => return Err(outcome),
-        dialled = &mut dial => dialled,
+        goal = &mut dial => goal,
     };
-    match (speaks, dialled) {
+    match (speaks, goal) {
         (Speaks::Other, Err(outcome)) => Err(outcome),
-        (speaks, dialled) => Ok(Told {
+        (speaks, goal) => Ok(Told {
             speaks,
-            begun: Some(dialled),
+            begun: Some(goal),
         }),
     }
 }

@@ -405,7 +405,6 @@ impl HttpBody for Body {
         }
         let polled = ready!(this.poll_kind(cx));
         match (&mut this.tail, &polled) {
-            (Tail::Nobody, _) => {}
             (Tail::Upload(end), Some(Ok(frame))) => {
                 let count = frame.data_ref().map_or(0, Bytes::len) as u64;
                 let _before = end.0.bytes.fetch_add(count, Ordering::Relaxed);
@@ -414,7 +413,7 @@ impl HttpBody for Body {
                 exchange.received(frame);
             }
             (Tail::Exchange(exchange), Some(Err(error))) => exchange.broken(error),
-            (Tail::Upload(_) | Tail::Exchange(_), _) => {}
+            (Tail::Nobody | Tail::Upload(_) | Tail::Exchange(_), _) => {}
         }
         let over = match &polled {
             None | Some(Err(_)) => true,

@@ -155,16 +155,15 @@ pub(in crate::proxy) async fn server_first(stream: &mut Stream) {
 /// Likewise, of a socket.
 pub(in crate::proxy) async fn server_first_of_socket(stream: &TcpStream) {
     if look(stream, is_settings).await == Some(true) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 
 /// The beginning of SETTINGS (RFC 9113, sections 4.1 and 6.5); `None`: too few bytes to tell.
 fn is_settings(bytes: &[u8]) -> Option<bool> {
     let fits = |(at, byte): (usize, &u8)| match at {
-        0 => *byte == 0,
+        0 | 4..SETTINGS_HEAD => *byte == 0,
         3 => *byte == 4,
-        4..SETTINGS_HEAD => *byte == 0,
         _ => true,
     };
     if !bytes.iter().enumerate().all(fits) {

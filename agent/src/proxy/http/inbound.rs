@@ -109,9 +109,10 @@ impl Inbound {
             address: self.address,
         };
         let admitted = door.admit(&mut parts, &mut body, exchange).await?;
-        let version = match parts.version >= Version::HTTP_2 {
-            true => upstream::Version::Http2,
-            false => upstream::Version::Http1,
+        let version = if parts.version >= Version::HTTP_2 {
+            upstream::Version::Http2
+        } else {
+            upstream::Version::Http1
         };
         headers::send(&mut parts, version, body.is_end_stream())?;
         let exit = Exit {

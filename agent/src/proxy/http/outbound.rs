@@ -79,7 +79,7 @@ pub(super) struct Server {
 impl Outbound {
     pub(in crate::proxy) fn new(
         dialler: Dialler,
-        (dialled, service): (SocketAddr, Option<NamespacedName>),
+        (address, service): (SocketAddr, Option<NamespacedName>),
         (id, common): (ConnectionId, RequestEnds),
         begun: Option<Begun>,
     ) -> Arc<Self> {
@@ -89,7 +89,7 @@ impl Outbound {
         let ends = Arc::new(shared.flows.requests(common.clone()));
         Arc::new_cyclic(|this| Self {
             dialler,
-            dialled,
+            dialled: address,
             service,
             id,
             ends,
@@ -157,9 +157,10 @@ impl Outbound {
         exchange.upstream = Some(server.address);
         exchange.ends = self.ends_at(&server);
         let admitted = self.admit(&server, &mut parts, &mut body, exchange).await?;
-        let version = match parts.version >= Version::HTTP_2 {
-            true => upstream::Version::Http2,
-            false => upstream::Version::Http1,
+        let version = if parts.version >= Version::HTTP_2 {
+            upstream::Version::Http2
+        } else {
+            upstream::Version::Http1
         };
         headers::send(&mut parts, version, body.is_end_stream())?;
         let shared = &self.dialler.shared;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::HOST;
 use http::request::Parts;
+use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Uri, Version, response};
 use http_body::Frame;
 use tokio::time::Instant;
@@ -184,7 +185,7 @@ impl Exchange {
 
     fn host(&self) -> &str {
         let named = self.host.as_ref().and_then(|host| host.to_str().ok());
-        let named = named.or_else(|| self.uri.authority().map(|authority| authority.as_str()));
+        let named = named.or_else(|| self.uri.authority().map(Authority::as_str));
         let named = named.unwrap_or_default();
         match named.rsplit_once(':') {
             Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,

@@ -56,7 +56,6 @@ pub(super) fn unanswered(why: &Why) -> Reason {
             ReasonKind::ConnectFailed,
             outcome.close_reason().into_owned(),
         ),
-        Why::Closed { .. } => Reason::new(ReasonKind::UpstreamReset, "before an answer"),
         Why::Reset(BodyError::Http1(_)) => {
             Reason::new(ReasonKind::UpstreamReset, "the answer is not HTTP/1.1")
         }
@@ -64,7 +63,9 @@ pub(super) fn unanswered(why: &Why) -> Reason {
             Some(reason) => Reason::new(ReasonKind::UpstreamReset, reason.to_string()),
             None => Reason::new(ReasonKind::UpstreamReset, "before an answer"),
         },
-        Why::Reset(_) => Reason::new(ReasonKind::UpstreamReset, "before an answer"),
+        Why::Closed { .. } | Why::Reset(_) => {
+            Reason::new(ReasonKind::UpstreamReset, "before an answer")
+        }
         Why::Client => Reason::new(ReasonKind::BadRequest, "the body broke off"),
     }
 }

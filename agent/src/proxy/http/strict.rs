@@ -80,14 +80,12 @@ impl Framing {
     fn follow(&mut self, bytes: &mut [u8]) {
         let mut at = 0;
         while at < bytes.len() {
-            match self.step(&bytes[at..]) {
-                Ok(taken) => at += taken,
-                Err(Ambiguous) => {
-                    bytes[at..].fill(0);
-                    self.place = Place::Refused;
-                    return;
-                }
-            }
+            let Ok(taken) = self.step(&bytes[at..]) else {
+                bytes[at..].fill(0);
+                self.place = Place::Refused;
+                return;
+            };
+            at += taken;
         }
     }
 

@@ -2,7 +2,7 @@
 //! drives it.
 
 use std::convert::Infallible;
-use std::error::Error as _;
+use std::error::Error;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -299,9 +299,7 @@ impl Drop for Answer1 {
 /// What it means that there is no answer. Of all that can go wrong only the request's body
 /// is the client's.
 fn why(error: hyper::Error, silent: bool) -> Why {
-    let of_body = error
-        .source()
-        .is_some_and(|source| source.is::<BodyError>());
+    let of_body = error.source().is_some_and(<dyn Error>::is::<BodyError>);
     match (of_body, error.is_parse()) {
         (true, _) => Why::Client,
         (false, true) => Why::Reset(error.into()),

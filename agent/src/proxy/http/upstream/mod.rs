@@ -46,6 +46,7 @@ pub(in crate::proxy) struct Upstreams {
 #[derive(Debug, Default)]
 struct Server {
     /// The latest last: the first to be used again, so that those not needed grow old.
+    #[expect(clippy::vec_box, reason = "it goes in and out as it is, and is large")]
     idle: Vec<Box<Http1>>,
     shared: Vec<Arc<Http2>>,
     /// Held by whoever opens a connection of HTTP/2 that others may share.
@@ -119,7 +120,7 @@ impl Upstreams {
     fn share(&self, address: SocketAddr) -> Option<http2::Place> {
         let servers = self.servers();
         let shared = &servers.get(&address)?.shared;
-        shared.iter().find_map(|connection| connection.place())
+        shared.iter().find_map(Http2::place)
     }
 
     fn keep_shared(&self, address: SocketAddr, connection: &Arc<Http2>) {
