@@ -172,18 +172,24 @@ fn cors() -> Vec<Case> {
     ]
 }
 
-/// The other pod gets a copy, whose answer nobody sees.
+/// The other pod, which this Service never leads to, gets a copy whose answer nobody sees.
 fn mirror(stage: &Stage) -> Result<()> {
     let rules = format!(
         "  - filters: [{{type: RequestMirror, requestMirror: {{backendRef: {{name: echo-v2, port: 8080}}}}}}]
     backendRefs: {V1}"
     );
-    stage.with_routes("mirror", &route(&rules), &[get("/mirrored", "echo-v1")])?;
-    until_ok("the mirrored request", Duration::from_secs(5), || {
+    let manifests = stage.world.manifests();
+    let route = route_of("HTTPRoute", MESH, "echo-v1", &rules);
+    manifests.write("mirror.yaml", &route)?;
+    // Before the route is in force there is no copy.
+    let mirrored = until_ok("the mirrored request", Duration::from_secs(10), || {
+        get("/mirrored", "echo-v1").to("echo-v1", 80).check(stage)?;
         let seen = stage.requests_of("echo-v2");
         ensure!(seen.contains("request GET /mirrored"), "{seen}");
         Ok(())
-    })
+    });
+    manifests.remove("mirror.yaml")?;
+    mirrored
 }
 
 pub(super) fn backends() -> Result<()> {
