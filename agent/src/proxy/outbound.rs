@@ -229,7 +229,7 @@ async fn open(dialler: Dialler, near: TcpStream, record: &mut Record) -> Result<
         return opaque(&dialler, near, bound, begun, record).await;
     }
     let begun = begun.map(|begun| Begun {
-        address: bound.address,
+        to: bound.way.reached(bound.address),
         dialled: begun,
     });
     // A Service has other servers; each request has its own, and is checked there.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 
 use super::dial;
+use super::network::PodKey;
 use super::outcome::Outcome;
 use super::permit::Subject;
 use super::pod::LocalPod;
@@ -17,7 +18,7 @@ use super::relay::Far as _;
 use super::shared::Shared;
 use super::tunnel::{Connect, HboneStream, Target};
 use crate::flow::TlsState;
-use crate::model::{ClientAddr, NamespacedName};
+use crate::model::{ClientAddr, NamespacedName, SpiffeId};
 use crate::state::Pod;
 
 /// How an address is reached.
@@ -30,6 +31,21 @@ pub(super) enum Way {
     Tunnel(Arc<Pod>),
     /// Out of the mesh, from the client's own address.
     Passthrough,
+}
+
+/// A server, and over what it was reached: a connection to the same address that was opened
+/// another way is no way to it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Reached {
+    pub(super) address: SocketAddr,
+    over: Over,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Over {
+    Node(PodKey),
+    Tunnel(SpiffeId),
+    Network,
 }
 
 /// A pod of this node that dials, as one of its connections.
@@ -84,6 +100,16 @@ impl Way {
             return Err(Outcome::ReservedPort);
         }
         Ok(Self::Local(server))
+    }
+
+    /// A server that is reached this way.
+    pub(super) fn reached(&self, address: SocketAddr) -> Reached {
+        let over = match self {
+            Self::Local(server) => Over::Node(server.key()),
+            Self::Tunnel(pod) => Over::Tunnel(pod.identity.clone()),
+            Self::Passthrough => Over::Network,
+        };
+        Reached { address, over }
     }
 
     /// How the bytes cross the network.

@@ -24,7 +24,7 @@ use crate::proxy::inbound::Arrival;
 use crate::proxy::outcome::Outcome;
 use crate::proxy::permit::Subject;
 use crate::proxy::pod::LocalPod;
-use crate::proxy::reach::Stream;
+use crate::proxy::reach::{Reached, Stream, Way};
 use crate::proxy::shared::Shared;
 
 /// One connection to a pod's application, and what its requests have in common.
@@ -37,6 +37,7 @@ pub(in crate::proxy) struct Inbound {
     client: ClientAddr,
     /// The application's.
     address: SocketAddr,
+    to: Reached,
     ends: Arc<RequestFlow>,
     /// Connections to the application, of this client alone.
     upstreams: Arc<Upstreams>,
@@ -58,6 +59,7 @@ impl Inbound {
             address,
         } = arrival;
         let ends = Arc::new(shared.flows.requests(common));
+        let to = Way::Local(Arc::clone(&server)).reached(address);
         let upstreams = Upstreams::new(Arc::clone(&shared.config));
         Self {
             shared,
@@ -65,6 +67,7 @@ impl Inbound {
             subject,
             client,
             address,
+            to,
             ends,
             upstreams,
             begun: Mutex::new(begun),
@@ -118,7 +121,7 @@ impl Inbound {
         let exit = Exit {
             upstreams: &self.upstreams,
             tasks: &self.shared.tasks,
-            address: self.address,
+            to: &self.to,
             version,
         };
         let request = Request::from_parts(parts, body);

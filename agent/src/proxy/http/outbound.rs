@@ -29,7 +29,7 @@ use crate::flow::{RequestEnds, RequestFlow};
 use crate::model::{NamespacedName, OrigDst};
 use crate::policy::{Route, Table};
 use crate::proxy::outcome::Outcome;
-use crate::proxy::reach::{Dialler, Stream, Way};
+use crate::proxy::reach::{Dialler, Reached, Stream, Way};
 use crate::proxy::record::ConnectionId;
 use crate::state::Pod;
 
@@ -54,7 +54,7 @@ pub(in crate::proxy) struct Outbound {
 /// went: the first request goes there.
 #[derive(Debug)]
 pub(in crate::proxy) struct Begun {
-    pub(in crate::proxy) address: SocketAddr,
+    pub(in crate::proxy) to: Reached,
     pub(in crate::proxy) dialled: Result<Stream, Outcome>,
 }
 
@@ -71,6 +71,7 @@ struct Known {
 #[derive(Debug)]
 pub(super) struct Server {
     pub(super) address: SocketAddr,
+    pub(super) to: Reached,
     pod: Option<Arc<Pod>>,
     service: Option<NamespacedName>,
     pub(super) way: Way,
@@ -167,7 +168,7 @@ impl Outbound {
         let exit = Exit {
             upstreams: &self.dialler.client.upstreams,
             tasks: &shared.tasks,
-            address: server.address,
+            to: &server.to,
             version,
         };
         let request = Request::from_parts(parts, body);
@@ -220,6 +221,7 @@ impl Outbound {
         let service = service.cloned();
         Ok(Server {
             address,
+            to: way.reached(address),
             pod,
             service,
             way,
@@ -228,13 +230,13 @@ impl Outbound {
 
     /// The address that was dialled before the first request.
     pub(super) fn begun_at(&self) -> Option<SocketAddr> {
-        self.known().begun.as_ref().map(|begun| begun.address)
+        self.known().begun.as_ref().map(|begun| begun.to.address)
     }
 
-    /// What was dialled before the first request, if it was this.
-    fn take_begun(&self, address: SocketAddr) -> Option<Result<Stream, Outcome>> {
+    /// What was dialled before the first request, if it was this, this way.
+    fn take_begun(&self, to: &Reached) -> Option<Result<Stream, Outcome>> {
         let begun = self.known().begun.take()?;
-        (begun.address == address).then_some(begun.dialled)
+        (begun.to == *to).then_some(begun.dialled)
     }
 
     /// The table in force; looked for once it has changed.
@@ -295,7 +297,7 @@ impl Handler for Outbound {
 impl Dial for (&Outbound, &Server) {
     async fn dial(&self) -> Result<Io, Outcome> {
         let (outbound, server) = self;
-        if let Some(begun) = outbound.take_begun(server.address) {
+        if let Some(begun) = outbound.take_begun(&server.to) {
             return begun.map(Io::new);
         }
         let (way, service) = (&server.way, server.service.as_ref());

@@ -245,7 +245,7 @@ impl Tries<'_> {
         let exit = Exit {
             upstreams: &self.outbound.dialler.client.upstreams,
             tasks: &self.outbound.dialler.shared.tasks,
-            address,
+            to: &server.to,
             version: self.target.version,
         };
         let dial = Limited {

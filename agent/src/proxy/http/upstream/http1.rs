@@ -4,7 +4,6 @@
 use std::convert::Infallible;
 use std::error::Error;
 use std::future::{Future, poll_fn};
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
@@ -24,6 +23,7 @@ use tokio::time::{Instant, Sleep};
 use super::{Exit, Failed, Sent, Upstreams, Why};
 use crate::proxy::http::body::{Body, BodyError, Upload};
 use crate::proxy::http::io::{Io, Meter};
+use crate::proxy::reach::Reached;
 use crate::proxy::tunnel::Under;
 
 /// How long a body waits for word of the server.
@@ -32,7 +32,7 @@ const CONTINUE_PATIENCE: Duration = Duration::from_secs(1);
 /// One connection.
 #[derive(Debug)]
 pub(in crate::proxy::http) struct Http1 {
-    address: SocketAddr,
+    to: Reached,
     sender: SendRequest<Body>,
     /// `None`: it has ended, and whoever waits for an answer was told.
     connection: Option<Connection<TokioIo<Io>, Body>>,
@@ -47,13 +47,13 @@ pub(in crate::proxy::http) struct Http1 {
 
 impl Http1 {
     /// On a stream that nothing was said on yet.
-    pub(super) async fn open(address: SocketAddr, mut io: Io) -> Result<Box<Self>, hyper::Error> {
+    pub(super) async fn open(to: Reached, mut io: Io) -> Result<Box<Self>, hyper::Error> {
         let (meter, under, idle) = (io.meter(), io.under(), io.idle());
         let mut builder = Builder::new();
         let _same = builder.preserve_header_case(true);
         let (sender, connection) = builder.handshake(TokioIo::new(io)).await?;
         Ok(Box::new(Self {
-            address,
+            to,
             sender,
             connection: Some(connection),
             meter,
@@ -64,9 +64,9 @@ impl Http1 {
         }))
     }
 
-    /// The server's.
-    pub(super) fn address(&self) -> SocketAddr {
-        self.address
+    /// The server.
+    pub(super) fn to(&self) -> &Reached {
+        &self.to
     }
 
     /// It may be used still: not idle for too long, not closed by the server.

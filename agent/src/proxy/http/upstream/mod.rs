@@ -6,13 +6,13 @@
 //!   shared by the requests of one pod, as many as the server takes          HTTP/2
 //! ```
 //! Invariant: a connection belongs to one pod of this node, or to one connection of a client
-//! of another node. No request of anybody else is sent on it.
+//! of another node. No request of anybody else is sent on it, and none whose server is
+//! reached another way by now.
 
 mod http1;
 mod http2;
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::{Request, Response};
@@ -24,6 +24,7 @@ use super::body::{Body, BodyError};
 use super::io::Io;
 use crate::proxy::config::Config;
 use crate::proxy::outcome::Outcome;
+use crate::proxy::reach::Reached;
 use crate::proxy::tasks::Tasks;
 
 /// Which HTTP is spoken with a server.
@@ -39,10 +40,10 @@ pub(in crate::proxy) enum Version {
 #[derive(Debug)]
 pub(in crate::proxy) struct Upstreams {
     config: Arc<Config>,
-    servers: Mutex<HashMap<SocketAddr, Server>>,
+    servers: Mutex<HashMap<Reached, Server>>,
 }
 
-/// The connections to one address.
+/// The connections to one server.
 #[derive(Debug, Default)]
 struct Server {
     /// The latest last: the first to be used again, so that those not needed grow old.
@@ -95,9 +96,9 @@ impl Upstreams {
     }
 
     /// An idle connection of HTTP/1.1, as far as it is known.
-    fn take(&self, address: SocketAddr) -> Option<Box<Http1>> {
+    fn take(&self, to: &Reached) -> Option<Box<Http1>> {
         let mut servers = self.servers();
-        let idle = &mut servers.get_mut(&address)?.idle;
+        let idle = &mut servers.get_mut(to)?.idle;
         let now = Instant::now();
         while let Some(mut connection) = idle.pop() {
             if connection.is_usable(now, self.config.http.upstream_idle) {
@@ -110,28 +111,28 @@ impl Upstreams {
     /// Keeps a connection for the next request.
     fn put_back(&self, connection: Box<Http1>) {
         let mut servers = self.servers();
-        let server = servers.entry(connection.address()).or_default();
+        let server = servers.entry(connection.to().clone()).or_default();
         if server.idle.len() < self.config.http.idle_per_server {
             server.idle.push(connection);
         }
     }
 
     /// A connection of HTTP/2 that takes one more request.
-    fn share(&self, address: SocketAddr) -> Option<http2::Place> {
+    fn share(&self, to: &Reached) -> Option<http2::Place> {
         let servers = self.servers();
-        let shared = &servers.get(&address)?.shared;
+        let shared = &servers.get(to)?.shared;
         shared.iter().find_map(Http2::place)
     }
 
-    fn keep_shared(&self, address: SocketAddr, connection: &Arc<Http2>) {
+    fn keep_shared(&self, to: &Reached, connection: &Arc<Http2>) {
         let mut servers = self.servers();
-        let shared = &mut servers.entry(address).or_default().shared;
+        let shared = &mut servers.entry(to.clone()).or_default().shared;
         shared.retain(|connection| connection.is_open());
         shared.push(Arc::clone(connection));
     }
 
-    fn opening(&self, address: SocketAddr) -> Arc<tokio::sync::Mutex<()>> {
-        Arc::clone(&self.servers().entry(address).or_default().opening)
+    fn opening(&self, to: &Reached) -> Arc<tokio::sync::Mutex<()>> {
+        Arc::clone(&self.servers().entry(to.clone()).or_default().opening)
     }
 
     /// Drops what was not used for long, or was closed by its server.
@@ -139,7 +140,7 @@ impl Upstreams {
         let now = Instant::now();
         let limit = self.config.http.upstream_idle;
         let mut servers = self.servers();
-        servers.retain(|_address, server| {
+        servers.retain(|_to, server| {
             server.idle.retain_mut(|it| it.is_usable(now, limit));
             server
                 .shared
@@ -154,7 +155,7 @@ impl Upstreams {
         self.servers().clear();
     }
 
-    fn servers(&self) -> MutexGuard<'_, HashMap<SocketAddr, Server>> {
+    fn servers(&self) -> MutexGuard<'_, HashMap<Reached, Server>> {
         // A panic under this lock would have ended the process.
         self.servers.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -171,7 +172,7 @@ pub(super) trait Dial: Sync {
 pub(super) struct Exit<'a> {
     pub(super) upstreams: &'a Arc<Upstreams>,
     pub(super) tasks: &'a Tasks,
-    pub(super) address: SocketAddr,
+    pub(super) to: &'a Reached,
     pub(super) version: Version,
 }
 
@@ -192,7 +193,7 @@ impl Exit<'_> {
     }
 
     async fn send1(&self, mut request: Request<Body>, dial: &impl Dial) -> Result<Sent, Failed> {
-        if let Some(kept) = self.upstreams.take(self.address) {
+        if let Some(kept) = self.upstreams.take(self.to) {
             let again = repeatable(&request);
             match kept.send(request, self).await {
                 Err(Failed {
@@ -213,14 +214,14 @@ impl Exit<'_> {
             Ok(io) => io,
             Err(outcome) => return Err(Failed::unsent(Why::Connect(outcome), request)),
         };
-        match Http1::open(self.address, io).await {
+        match Http1::open(self.to.clone(), io).await {
             Ok(connection) => connection.send(request, self).await,
             Err(error) => Err(Failed::unsent(Why::Reset(error.into()), request)),
         }
     }
 
     async fn send2(&self, mut request: Request<Body>, dial: &impl Dial) -> Result<Sent, Failed> {
-        let mut kept = self.upstreams.share(self.address);
+        let mut kept = self.upstreams.share(self.to);
         loop {
             let (place, is_new) = match kept.take() {
                 Some(place) => (place, false),
@@ -241,16 +242,16 @@ impl Exit<'_> {
 
     /// A place on a new connection, or on one that somebody else has opened meanwhile.
     async fn open2(&self, dial: &impl Dial) -> Result<(http2::Place, bool), Why> {
-        let opening = self.upstreams.opening(self.address);
+        let opening = self.upstreams.opening(self.to);
         let _turn = opening.lock().await;
-        if let Some(place) = self.upstreams.share(self.address) {
+        if let Some(place) = self.upstreams.share(self.to) {
             return Ok((place, false));
         }
         let io = dial.dial().await.map_err(Why::Connect)?;
         let config = &self.upstreams.config.http;
         let connection = Http2::open(io, config, self.tasks).await;
         let connection = connection.map_err(|error| Why::Reset(error.into()))?;
-        self.upstreams.keep_shared(self.address, &connection);
+        self.upstreams.keep_shared(self.to, &connection);
         let place = connection.first_place();
         Ok((place, true))
     }

@@ -12,7 +12,7 @@ use crate::flow::{Direction, FlowProtocol, TlsState, Verdict};
 use crate::proxy::tests::paths::allow;
 use crate::proxy::tests::world::{TestPod, World, app, fresh_ip, id, soon, until};
 use crate::proxy::tests::{expect_fin, expect_reset};
-use crate::state::{Object, StringMatch, To};
+use crate::state::{Object, Pod, StringMatch, To, fixtures};
 
 #[tokio::test]
 async fn requests_reach_both_nodes_and_are_recorded() {
@@ -305,6 +305,48 @@ async fn a_kept_connection_that_was_closed_costs_no_request() {
             }
         };
         let ((), _app) = tokio::join!(hear, serve);
+    }
+}
+
+#[tokio::test]
+async fn what_was_opened_before_a_pod_was_enrolled_is_not_used_afterwards() {
+    let request = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+    for node in [0, 1] {
+        let mut world = World::new();
+        let client = world.pod("client", 0);
+        let server = world.declare("server", node, false);
+        let (listener, address) = app(SocketAddr::new(server.ips[0], 0));
+        let (opened, mut accepted) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Ok((mut app, _)) = listener.accept().await {
+                opened.send(()).unwrap();
+                tokio::spawn(async move {
+                    while matches!(app.read(&mut [0; 1024]).await, Ok(count) if count > 0) {
+                        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+                        app.write_all(answer).await.unwrap();
+                    }
+                });
+            }
+        });
+        let mut kept = client.dial(address).await;
+        assert_eq!(ask(&mut kept, request).await.status(), 200);
+        soon(accepted.recv()).await.unwrap();
+        // Nothing is said on this one, but the server is dialled for it.
+        let mut begun = client.dial(address).await;
+        soon(accepted.recv()).await.unwrap();
+        world.apply(allow("server", "nobody"));
+        let labels = [("app", "server"), ("fairlead.dev/mesh", "enabled")];
+        world.apply(Object::Pod(Pod {
+            labels: fixtures::labels(&labels),
+            ..(*server).clone()
+        }));
+        let name = &server.name;
+        let server = Arc::clone(world.table().snapshot().pods.get(name).unwrap());
+        let server = world.serve(server, node);
+        in_force(&world, node, &server).await;
+        for stream in [&mut kept, &mut begun] {
+            assert_eq!(ask(stream, request).await.status(), 403, "node {node}");
+        }
     }
 }
 
