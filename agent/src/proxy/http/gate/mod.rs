@@ -88,6 +88,7 @@ impl Door<'_> {
         exchange: &mut Exchange,
     ) -> Result<Admitted, Reason> {
         let user = self.authenticate(policy, parts).await?;
+        authn::rewrite(parts, policy.jwt(), user.as_ref());
         let path = one_path(policy.paths(), parts)?;
         let http = HttpRequest {
             method: &parts.method,
@@ -122,7 +123,6 @@ impl Door<'_> {
             }
             admitted.0.extend(asked?);
         }
-        authn::rewrite(parts, policy.jwt(), user.as_ref());
         for changes in &admitted.0 {
             changes.apply(&mut parts.headers);
         }

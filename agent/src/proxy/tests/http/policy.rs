@@ -14,8 +14,8 @@ use crate::model::NamespacedName;
 use crate::policy::jwt_fixtures::{ec_key, rsa_key, set, sign};
 use crate::proxy::tests::world::{World, app, fresh_ip};
 use crate::state::{
-    Action, AuthorizationPolicy, ClaimHeader, From, JwtKeys, JwtProvider, MeshPolicy, Object,
-    PathPattern, PolicyScope, Rule, Selector, StringMatch, To, TokenHeader,
+    Action, AuthorizationPolicy, ClaimHeader, Condition, From, JwtKeys, JwtProvider, MeshPolicy,
+    Object, PathPattern, PolicyScope, Rule, Selector, StringMatch, Test, To, TokenHeader, Values,
 };
 
 fn policy(name: &str, action: Action, rule: Rule) -> AuthorizationPolicy {
@@ -317,6 +317,38 @@ async fn who_lacks_a_token_is_asked_for_one() {
         assert_eq!(ask(&mut stream, "/users/", &joe).await, (200, None));
         let ann = bearer(&token("e", &json!({"sub": "ann"})));
         assert_eq!(ask(&mut stream, "/users/", &ann).await, (403, None));
+    }
+}
+
+#[tokio::test]
+async fn rules_see_what_claims_say_and_not_what_clients_do() {
+    let mut world = World::new();
+    let (client, servers) = everywhere(&mut world);
+    let keys = JwtKeys::Inline(set(&[ec_key("e")]).into());
+    with_jwt(&mut world, provider(keys));
+    let joe = Rule {
+        when: vec![Condition {
+            key: "request.headers[x-user]".into(),
+            test: Test::Header {
+                name: "x-user".into(),
+                values: Values {
+                    values: vec![exact("joe")],
+                    not_values: Vec::new(),
+                },
+            },
+        }],
+        ..Rule::default()
+    };
+    apply(&mut world, policy("joe", Action::Allow, joe));
+    for (_, address) in &servers {
+        let mut stream = client.dial(*address).await;
+        let spoofed = get(&mut stream, "/", "X-User: joe\r\n").await;
+        assert_eq!(spoofed.status(), 403);
+        let ann = bearer(&token("e", &json!({"sub": "ann"})));
+        let spoofed = get(&mut stream, "/", &format!("X-User: joe\r\n{ann}")).await;
+        assert_eq!(spoofed.status(), 403);
+        let joe = bearer(&token("e", &json!({})));
+        assert_eq!(get(&mut stream, "/", &joe).await.status(), 200);
     }
 }
 
