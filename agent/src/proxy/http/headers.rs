@@ -14,6 +14,11 @@ use super::upstream;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// The one protocol that an HTTP/1.1 connection may turn into: no rule sees what is said
+/// after that, so it must not be requests again, as it is with `h2c`.
+const UPGRADES_TO: &[u8] = b"websocket";
 
 /// Makes one form of all that clients may send, or says why it is none: the host is known,
 /// and what was for this connection alone is gone. An upgrade stays where it may be.
@@ -29,10 +34,12 @@ pub(super) fn receive(parts: &mut Parts) -> Result<(), Reason> {
     Ok(())
 }
 
-/// The client asks to speak something else on its connection of HTTP/1.1.
+/// The client asks to speak on its connection of HTTP/1.1 what it may.
 pub(super) fn wants_upgrade(parts: &Parts) -> bool {
+    let mut asked = parts.headers.get_all(UPGRADE).iter();
+    let one = asked.next().filter(|_| asked.next().is_none());
     parts.version == Version::HTTP_11
-        && parts.headers.contains_key(UPGRADE)
+        && one.is_some_and(|it| it.as_bytes().eq_ignore_ascii_case(UPGRADES_TO))
         && lists(&parts.headers, "upgrade")
 }
 
@@ -223,7 +230,7 @@ fn drop_hop_by_hop(headers: &mut HeaderMap, keep_upgrade: bool) {
     if headers.contains_key(CONNECTION) {
         drop_named(headers, keep_upgrade);
     }
-    for name in [KEEP_ALIVE, PROXY_CONNECTION] {
+    for name in [KEEP_ALIVE, PROXY_CONNECTION, HTTP2_SETTINGS] {
         let _before = headers.remove(name);
     }
     if let Some(te) = headers.get(TE) {
@@ -322,6 +329,38 @@ mod tests {
         receive(&mut parts).unwrap();
         assert_eq!(parts.headers["connection"], "upgrade");
         assert_eq!(parts.headers["upgrade"], "websocket");
+    }
+
+    #[test]
+    fn no_other_upgrade_is_passed_on() {
+        for asked in [
+            &["h2c"][..],
+            &["websocket, h2c"],
+            &["websocket", "h2c"],
+            &["TLS/1.2"],
+        ] {
+            let mut request = get("/")
+                .header("host", "shop")
+                .header("connection", "Upgrade, HTTP2-Settings")
+                .header("http2-settings", "AAMAAABkAAQAAP__");
+            for protocol in asked {
+                request = request.header("upgrade", *protocol);
+            }
+            let mut parts = head(request);
+            receive(&mut parts).unwrap();
+            let names: Vec<_> = parts.headers.keys().map(HeaderName::as_str).collect();
+            assert_eq!(names, ["host"], "{asked:?}");
+        }
+        let mut parts = head(
+            get("/chat")
+                .header("host", "shop")
+                .header("connection", "upgrade")
+                .header("upgrade", "WebSocket")
+                .header("http2-settings", "AAMAAABkAAQAAP__"),
+        );
+        receive(&mut parts).unwrap();
+        assert_eq!(parts.headers["upgrade"], "WebSocket");
+        assert!(!parts.headers.contains_key("http2-settings"));
     }
 
     #[test]
