@@ -110,6 +110,13 @@ pub(super) struct Permit(Admitted);
 #[derive(Debug)]
 pub(super) struct HttpPermit(Admitted);
 
+/// The policy of a pod of this node, over one request to it.
+#[derive(Debug)]
+pub(super) struct Watch {
+    pod: watch::Receiver<PodState>,
+    subject: Subject,
+}
+
 /// A permit with what the check left to be recorded.
 #[derive(Debug)]
 pub(super) struct Checked {
@@ -234,11 +241,7 @@ impl Admitted {
 
     /// Waits until the connection may no longer be, and says why. Cancel safe.
     pub(super) async fn revoked(&mut self) -> Outcome {
-        self.watch(|subject, policy| match subject.ask_before(policy) {
-            Admission::Decided(decision) => denied(decision),
-            Admission::PerRequest => None,
-        })
-        .await
+        self.watch(denies_all).await
     }
 
     async fn watch(
@@ -270,6 +273,33 @@ impl HttpPermit {
     /// Waits until no request can be permitted any more, and says why.
     pub(super) async fn revoked(mut self) -> Outcome {
         self.0.revoked().await
+    }
+}
+
+impl Watch {
+    /// From now on. To be made before the request is checked, so that no change can fall
+    /// between check and watch.
+    pub(super) fn over(pod: &LocalPod, subject: Subject) -> Self {
+        let pod = pod.state.subscribe();
+        Self { pod, subject }
+    }
+
+    /// Something has changed that was not looked at.
+    pub(super) fn has_news(&self) -> bool {
+        self.pod.has_changed().unwrap_or(true)
+    }
+
+    /// Waits until no such request can be permitted any more, and says why. Cancel safe.
+    pub(super) async fn revoked(&mut self) -> Outcome {
+        refused(&mut self.pod, &self.subject, denies_all).await
+    }
+}
+
+/// Whatever is asked for on the connection.
+fn denies_all(subject: &Subject, policy: &InboundPolicy) -> Option<Outcome> {
+    match subject.ask_before(policy) {
+        Admission::Decided(decision) => denied(decision),
+        Admission::PerRequest => None,
     }
 }
 

@@ -19,6 +19,7 @@ use super::replay::{ReplayBody, Superseded};
 use super::timed::{Timed, TimedOut};
 use super::upstream::{Answer1, Answer2};
 use crate::proxy::account::Held;
+use crate::proxy::outcome::Outcome;
 
 /// Why a body ended before its end.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +39,9 @@ pub(in crate::proxy) enum BodyError {
     /// The copy for a mirror was given up.
     #[error("{0}")]
     FellBehind(#[from] FellBehind),
+    /// The policy of the server does not let it be any more.
+    #[error("revoked: {}", .0.close_reason())]
+    Revoked(Outcome),
     /// The body of a call of gRPC-Web is not what it says.
     #[error("{0}")]
     NotBase64(#[from] NotBase64),
@@ -50,7 +54,9 @@ impl BodyError {
             Self::Http2(error) => error.reason().unwrap_or(h2::Reason::CANCEL),
             Self::Http1(_) => h2::Reason::INTERNAL_ERROR,
             Self::NotBase64(_) => h2::Reason::PROTOCOL_ERROR,
-            Self::Late(_) | Self::Superseded(_) | Self::FellBehind(_) => h2::Reason::CANCEL,
+            Self::Late(_) | Self::Superseded(_) | Self::FellBehind(_) | Self::Revoked(_) => {
+                h2::Reason::CANCEL
+            }
         }
     }
 }
@@ -285,6 +291,21 @@ impl Body {
         Ok(Beginning { bytes, whole })
     }
 
+    /// What the exchange's guard has to say, where it may have something.
+    fn poll_news(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        match &self.tail {
+            Tail::Exchange(exchange) if exchange.guard.has_news() => self.poll_revoked(cx),
+            Tail::Nobody | Tail::Upload(_) | Tail::Exchange(_) => Poll::Pending,
+        }
+    }
+
+    fn poll_revoked(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        match &mut self.tail {
+            Tail::Exchange(exchange) => exchange.guard.poll(cx).map(BodyError::Revoked),
+            Tail::Nobody | Tail::Upload(_) => Poll::Pending,
+        }
+    }
+
     fn poll_kind(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut self.kind {
             Kind::Empty => Poll::Ready(None),
@@ -403,7 +424,13 @@ impl HttpBody for Body {
         if let Tail::Upload(end) = &this.tail {
             ready!(end.0.poll_held(cx));
         }
-        let polled = ready!(this.poll_kind(cx));
+        let polled = match this.poll_news(cx) {
+            Poll::Ready(revoked) => Some(Err(revoked)),
+            Poll::Pending => match this.poll_kind(cx) {
+                Poll::Ready(polled) => polled,
+                Poll::Pending => Some(Err(ready!(this.poll_revoked(cx)))),
+            },
+        };
         match (&mut this.tail, &polled) {
             (Tail::Upload(end), Some(Ok(frame))) => {
                 let count = frame.data_ref().map_or(0, Bytes::len) as u64;

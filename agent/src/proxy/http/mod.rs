@@ -19,6 +19,7 @@ mod external;
 mod filter;
 mod forward;
 mod gate;
+mod guard;
 mod headers;
 mod inbound;
 mod io;

@@ -18,17 +18,19 @@ use tokio::sync::watch;
 use super::body::Body;
 use super::forward::Asked;
 use super::gate::{Admitted, Door};
+use super::guard::Guard;
 use super::headers;
 use super::io::Io;
 use super::reason::{Reason, ReasonKind, disown};
 use super::record::Exchange;
 use super::server::{Answer, Handler};
 use super::session::{finish, refuse, unanswered};
-use super::upstream::{self, Dial, Exit};
+use super::upstream::{self, Dial, Exit, Failed, Sent};
 use crate::flow::{RequestEnds, RequestFlow};
 use crate::model::{NamespacedName, OrigDst};
 use crate::policy::{Route, Table};
 use crate::proxy::outcome::Outcome;
+use crate::proxy::permit::Watch;
 use crate::proxy::reach::{Dialler, Reached, Stream, Way};
 use crate::proxy::record::ConnectionId;
 use crate::state::Pod;
@@ -130,7 +132,7 @@ impl Outbound {
         parts: Parts,
         body: Body,
         exchange: &mut Exchange,
-    ) -> Result<upstream::Sent, Reason> {
+    ) -> Result<Sent, Reason> {
         let table = self.table();
         let service = table.service_at(OrigDst(self.dialled));
         let Some((service, port)) = service.map(|(service, port)| (service.clone(), port)) else {
@@ -152,7 +154,7 @@ impl Outbound {
         mut parts: Parts,
         mut body: Body,
         exchange: &mut Exchange,
-    ) -> Result<upstream::Sent, Reason> {
+    ) -> Result<Sent, Reason> {
         use http_body::Body as _;
         let server = self.server(table, self.dialled, self.service.as_ref())?;
         exchange.upstream = Some(server.address);
@@ -172,7 +174,7 @@ impl Outbound {
             version,
         };
         let request = Request::from_parts(parts, body);
-        let sent = exit.send(request, &(self, &server)).await;
+        let sent = send(&exit, request, &(self, &server), exchange).await;
         let mut sent = sent.map_err(|failed| unanswered(&failed.why))?;
         server.answered(&admitted, sent.response.headers_mut());
         Ok(sent)
@@ -187,10 +189,12 @@ impl Outbound {
         exchange: &mut Exchange,
     ) -> Result<Admitted, Reason> {
         let Way::Local(local) = &server.way else {
+            exchange.guard = Guard::Silent;
             return Ok(Admitted::default());
         };
         exchange.occupy_server(&local.account)?;
         let subject = self.dialler.subject(server.address);
+        exchange.guard = Guard::Idle(Watch::over(local, subject.clone()));
         let door = Door {
             shared: &self.dialler.shared,
             server: local,
@@ -305,6 +309,20 @@ impl Dial for (&Outbound, &Server) {
             .dialler
             .dial(way, server.address, service, outbound.id);
         dialled.await.map(Io::new)
+    }
+}
+
+/// Sends a request that was let in, for as long as its guard says nothing.
+pub(super) async fn send(
+    exit: &Exit<'_>,
+    request: Request<Body>,
+    dial: &impl Dial,
+    exchange: &mut Exchange,
+) -> Result<Sent, Failed> {
+    tokio::select! {
+        biased;
+        sent = exit.send(request, dial) => sent,
+        outcome = exchange.guard.revoked() => Err(Failed::revoked(outcome)),
     }
 }
 

@@ -13,11 +13,13 @@ use http_body::Frame;
 use tokio::time::Instant;
 
 use super::body::{BodyError, Upload};
+use super::guard::Guard;
 use super::load::Load;
 use super::reason::{Reason, ReasonKind};
 use super::reply;
 use crate::flow::{EndedRequest, FlowProtocol, FlowSender, RequestFlow, Tapped, Verdict};
 use crate::proxy::account::{Account, InFlight};
+use crate::proxy::outcome::Outcome;
 
 /// One request and its answer, from its head to its last byte. Its drop records it.
 #[derive(Debug)]
@@ -41,6 +43,8 @@ pub(in crate::proxy) struct Exchange {
     pub(super) retries: u32,
     /// The label of the rule that matched.
     pub(super) route: Option<Arc<str>>,
+    /// Says when it may no longer be.
+    pub(super) guard: Guard,
     /// What it is to the endpoint that answers.
     pub(super) load: Option<Load>,
     /// The endpoint that was asked last.
@@ -83,6 +87,7 @@ impl Exchange {
             status: 0,
             grpc_status: None,
             retries: 0,
+            guard: Guard::Silent,
             load: None,
             route: None,
             upstream: None,
@@ -152,6 +157,9 @@ impl Exchange {
 
     /// The answer's body broke off.
     pub(super) fn broken(&mut self, error: &BodyError) {
+        if let BodyError::Revoked(outcome) = error {
+            return self.revoked(outcome);
+        }
         if let Some(load) = &mut self.load {
             load.broken();
         }
@@ -161,6 +169,15 @@ impl Exchange {
                 BodyError::Late(late) => late.reason().in_flows(),
                 _ => ReasonKind::UpstreamReset.word().into(),
             };
+        }
+    }
+
+    /// It may no longer be, which is no fault of the endpoint's.
+    pub(super) fn revoked(&mut self, outcome: &Outcome) {
+        self.load = None;
+        if self.verdict == Verdict::Forwarded {
+            self.verdict = outcome.verdict(false);
+            self.reason = outcome.close_reason();
         }
     }
 

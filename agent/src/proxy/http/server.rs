@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::body::Body;
 use super::detect::Speaks;
+use super::guard::Guard;
 use super::io::{Io, Meter};
 use super::pump::{Of, Pump, Stopped};
 use super::record::Exchange;
@@ -211,14 +212,23 @@ async fn relay(mut near: Io, read: &[u8], upgrade: Upgrade) -> Outcome {
     let Upgrade {
         io: mut far,
         read: first,
-        exchange,
+        mut exchange,
     } = upgrade;
     let done = async {
         far.write_all(read).await?;
         near.write_all(&first).await?;
         tokio::io::copy_bidirectional(&mut near, &mut far).await
     };
-    match done.await {
+    let mut guard = std::mem::replace(&mut exchange.guard, Guard::Silent);
+    let done = tokio::select! {
+        biased;
+        outcome = guard.revoked() => {
+            exchange.revoked(&outcome);
+            return outcome;
+        }
+        done = done => done,
+    };
+    match done {
         Ok(_moved) => {
             exchange.end();
             Outcome::Closed

@@ -19,7 +19,7 @@ use super::deadline::{Deadline, grpc_timeout, write_grpc_timeout};
 use super::forward::{Refused, ServicePort};
 use super::lease::Limited;
 use super::load::Load;
-use super::outbound::Outbound;
+use super::outbound::{Outbound, send};
 use super::reason::{Reason, ReasonKind, word};
 use super::record::Exchange;
 use super::replay::{Replay, Reserve};
@@ -253,7 +253,7 @@ impl Tries<'_> {
             server: &server,
             balancer: self.balancer,
         };
-        let sending = exit.send(Request::from_parts(parts, body), &dial);
+        let sending = send(&exit, Request::from_parts(parts, body), &dial, exchange);
         let until = self.limits.head_of_try(begun);
         let sent = match until {
             Some(until) => timeout_at(until.at, sending).await,

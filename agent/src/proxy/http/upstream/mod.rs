@@ -266,6 +266,16 @@ impl Sent {
 }
 
 impl Failed {
+    /// The request may no longer be; the server may have seen it.
+    pub(super) fn revoked(outcome: Outcome) -> Self {
+        let why = match outcome {
+            Outcome::Denied { .. } => Why::Connect(outcome),
+            _ => Why::Closed { silent: false },
+        };
+        let request = None;
+        Self { why, request }
+    }
+
     pub(super) fn unsent(why: Why, request: Request<Body>) -> Self {
         Self {
             why,

@@ -18,7 +18,7 @@ use crate::state::{
     Object, PathPattern, PolicyScope, Rule, Selector, StringMatch, Test, To, TokenHeader, Values,
 };
 
-fn policy(name: &str, action: Action, rule: Rule) -> AuthorizationPolicy {
+pub(super) fn policy(name: &str, action: Action, rule: Rule) -> AuthorizationPolicy {
     AuthorizationPolicy {
         name: NamespacedName::new("shop", name),
         scope: PolicyScope::Pods(Selector::default()),
@@ -49,11 +49,11 @@ fn prefix(text: &str) -> StringMatch {
     StringMatch::Prefix(text.to_owned())
 }
 
-fn exact(text: &str) -> StringMatch {
+pub(super) fn exact(text: &str) -> StringMatch {
     StringMatch::Exact(text.to_owned())
 }
 
-fn apply(world: &mut World, policy: AuthorizationPolicy) {
+pub(super) fn apply(world: &mut World, policy: AuthorizationPolicy) {
     world.apply(Object::AuthorizationPolicy(policy));
     world.publish();
 }

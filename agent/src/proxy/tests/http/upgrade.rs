@@ -1,11 +1,16 @@
 //! Connections that turn into something else.
 
+use std::net::SocketAddr;
+
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
+use super::policy::{apply, exact, policy};
 use super::{ask, request_flow};
+use crate::flow::Verdict;
 use crate::proxy::tests::world::{World, soon};
 use crate::proxy::tests::{expect_fin, round_trip};
+use crate::state::{Action, From, Rule};
 
 /// An application that switches, and says the same back.
 fn switching(listener: TcpListener, head: &'static [u8]) {
@@ -75,5 +80,47 @@ async fn a_server_that_does_not_switch_answers_as_ever() {
                            Upgrade: websocket\r\n\r\n";
             assert_eq!(ask(&mut stream, request).await.status(), 200);
         }
+    }
+}
+
+#[tokio::test]
+async fn what_goes_on_for_long_on_one_node_ends_once_it_may_no_longer_be() {
+    let socket = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\n\
+                  Upgrade: websocket\r\n\r\n";
+    let agreed = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\n\
+                   upgrade: websocket\r\n\r\nfirst";
+    let plain = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    let long = b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nfirst";
+    for (request, answer) in [(socket, &agreed[..]), (plain, &long[..]), (plain, b"")] {
+        let mut world = World::new();
+        let client = world.pod("client", 0);
+        let server = world.pod("server", 0);
+        let (listener, address) = server.listen();
+        switching(listener, answer);
+        let web = world.service("web", &[address]);
+        let mut stream = client.dial(SocketAddr::new(web.ip, 80)).await;
+        soon(stream.write_all(request.as_bytes())).await.unwrap();
+        let mut heard = Vec::new();
+        while !heard.ends_with(b"first") && !answer.is_empty() {
+            let count = soon(stream.read_buf(&mut heard)).await.unwrap();
+            assert!(count > 0, "{}", heard.escape_ascii());
+        }
+        let somebody = From {
+            principals: vec![exact("spiffe://cluster.local/ns/shop/sa/somebody")],
+            ..From::default()
+        };
+        let rule = Rule {
+            from: vec![somebody],
+            ..Rule::default()
+        };
+        apply(&mut world, policy("others", Action::Allow, rule));
+        let end = soon(stream.read_buf(&mut heard)).await;
+        if answer.is_empty() {
+            assert!(heard.starts_with(b"HTTP/1.1 403 "), "{end:?}");
+        } else {
+            assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
+        }
+        let flow = request_flow(&mut world, 0).await;
+        assert_eq!(flow.verdict, Verdict::Denied, "{}", flow.reason);
     }
 }
