@@ -63,6 +63,10 @@ pub fn run_agent(args: AgentArgs) -> anyhow::Result<()> {
     runtime.block_on(agent(config))
 }
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "the wiring, in the order of the data"
+)]
 async fn agent(config: AgentConfig) -> anyhow::Result<()> {
     let mut signals = StopSignals::listen()?;
     let mut tasks = Tasks::default();
@@ -81,8 +85,8 @@ async fn agent(config: AgentConfig) -> anyhow::Result<()> {
     let tenure = redirector.tenure();
 
     // Objects to snapshots to tables.
-    let known = (config.source.clone(), config.trust_domain.clone());
-    let (source, read) = cluster::start(known.0, known.1, config.external_ips).await?;
+    let (from, domain) = (config.source.clone(), config.trust_domain.clone());
+    let (source, read) = cluster::start(from, domain, config.external_ips).await?;
     tasks.keep("source", read);
     let (tables_in, tables) = compile::tables(config.node.clone());
     tasks.start("policy", compile::run(source.snapshots.clone(), tables_in));

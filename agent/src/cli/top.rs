@@ -332,13 +332,14 @@ mod tests {
         let before = usage(0, vec![pod("web", 900, 1000)]);
         let after = usage(1_000_000, vec![pod("web", 100, 20)]);
         let rates = Rates::between(&before, &after).pods;
-        assert_eq!(rates[0].sent_bytes_per_second, 20.0);
+        assert!((rates[0].sent_bytes_per_second - 20.0).abs() < f64::EPSILON);
     }
 
     #[test]
     fn no_time_is_no_division() {
         let look = usage(5, vec![pod("web", 1, 1)]);
-        assert_eq!(Rates::between(&look, &look).pods[0].cpu_percent, 0.0);
+        let percent = Rates::between(&look, &look).pods[0].cpu_percent;
+        assert!(percent.abs() < f64::EPSILON);
     }
 
     #[test]

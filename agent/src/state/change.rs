@@ -35,6 +35,10 @@ pub enum Change {
 
 /// An object as the state takes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it moves once, from its source to the writer"
+)]
 pub enum Object {
     /// A Namespace.
     Namespace(Namespace),

@@ -86,10 +86,13 @@ impl Converted {
             (Some(Object::MeshPolicy(policy)), _) if policy.invalid.is_some() => {
                 "; the policy is STRICT for what it selects"
             }
-            (Some(Object::TrafficPolicy(policy)), _) if policy.invalid.is_some() => match had {
-                true => "; what was last understood of the policy stays in force",
-                false => "; of the policy only limits that are understood are in force",
-            },
+            (Some(Object::TrafficPolicy(policy)), _) if policy.invalid.is_some() => {
+                if had {
+                    "; what was last understood of the policy stays in force"
+                } else {
+                    "; of the policy only limits that are understood are in force"
+                }
+            }
             (None, Some(_)) if had => "; its last good version stays in force",
             (None, Some(_)) => "; it is left out",
             (Some(_), _) | (None, None) => "",

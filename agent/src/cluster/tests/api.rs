@@ -486,6 +486,10 @@ fn what_both_refuse_of_a_mesh_policy() {
 }
 
 /// The spec of a traffic policy with a section.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "values are made where they are handed in"
+)]
 fn section(name: &str, value: Value) -> Value {
     json!({"targetRefs": [{"kind": "Service", "name": "web"}], name: value})
 }
@@ -534,6 +538,7 @@ fn what_both_say_of_traffic() {
 }
 
 /// Of each section what both take, and what both refuse.
+#[expect(clippy::too_many_lines, reason = "one table")]
 fn traffic_sections() -> Vec<(&'static str, Vec<Value>, Vec<Value>)> {
     let limit = |local: Value| json!([{"local": local}]);
     let global = |descriptors: Value| {

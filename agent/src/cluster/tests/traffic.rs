@@ -31,6 +31,10 @@ fn convert(spec: &Value) -> (TrafficPolicy, Vec<String>) {
     }
 }
 
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "values are made where they are handed in"
+)]
 fn with(section: &str, value: Value) -> Value {
     json!({"targetRefs": [{"kind": "Service", "name": "web"}], section: value})
 }
@@ -426,13 +430,10 @@ fn the_examples_of_the_documentation_are_understood() {
     assert!(blocks.len() >= 3);
     for block in blocks {
         let value: Value = serde_yaml_ng::from_str(block).unwrap();
-        let spec = match value.get("spec") {
-            Some(spec) => spec.clone(),
-            None => {
-                let (section, value) = value.as_object().unwrap().iter().next().unwrap();
-                with(section, value.clone())
-            }
-        };
+        let spec = value.get("spec").cloned().unwrap_or_else(|| {
+            let (section, value) = value.as_object().unwrap().iter().next().unwrap();
+            with(section, value.clone())
+        });
         let (_, problems) = convert(&spec);
         assert_eq!(problems, Vec::<String>::new(), "{block}");
     }

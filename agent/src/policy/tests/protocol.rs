@@ -75,7 +75,7 @@ fn world(change: impl FnOnce(&mut Service, &mut Pod)) -> World {
 #[track_caller]
 fn of_pod(table: &Table, port: u16, expected: AppProtocol) {
     let snapshot = table.snapshot().clone();
-    let back_end = snapshot.pods[&name("shop/web")].clone();
+    let back_end = std::sync::Arc::clone(&snapshot.pods[&name("shop/web")]);
     assert_eq!(table.pod_protocol(&back_end, port), expected);
     let elsewhere = Table::compile(Some(&Table::of_node(node("m"))), snapshot);
     assert_eq!(elsewhere.pod_protocol(&back_end, port), expected);

@@ -83,9 +83,10 @@ impl Inbound {
         exchange.upstream = Some(self.address);
         let is_head = parts.method == Method::HEAD;
         // A pod with too much to do still has to say how it is.
-        let placed = match self.subject.probe {
-            true => Ok(()),
-            false => exchange.occupy(&self.server.account),
+        let placed = if self.subject.probe {
+            Ok(())
+        } else {
+            exchange.occupy(&self.server.account)
         };
         let sent = match placed.and_then(|()| headers::receive(&mut parts)) {
             Ok(()) => self.forward(parts, body, &mut exchange).await,

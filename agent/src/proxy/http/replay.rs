@@ -286,6 +286,10 @@ mod tests {
         }
     }
 
+    #[expect(
+        clippy::unnecessary_wraps,
+        reason = "an entry of a script, of which `None` is another"
+    )]
     fn data(text: &'static str) -> Option<Result<Frame<Bytes>, Broken>> {
         Some(Ok(Frame::data(Bytes::from_static(text.as_bytes()))))
     }

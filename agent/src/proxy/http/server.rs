@@ -107,7 +107,8 @@ pub(in crate::proxy) async fn serve(
     let mut revoked = pin!(revoked);
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let outcome = loop {
+
+    loop {
         let counted = poll_fn(|cx| {
             let served = serving.as_mut().poll(cx);
             record.moved = meter.moved();
@@ -122,8 +123,7 @@ pub(in crate::proxy) async fn serve(
                 record.progress();
             }
         }
-    };
-    outcome
+    }
 }
 
 /// Refuses a client that speaks no HTTP where that is declared.

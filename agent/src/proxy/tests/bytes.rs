@@ -304,7 +304,7 @@ async fn say_in_two_steps(from: &mut TcpStream, to: &mut TcpStream) {
     for size in [243, 20_000] {
         from.write_all(&vec![1; size]).await.unwrap();
     }
-    let _count = soon(to.read_exact(&mut [0; 20_243])).await.unwrap();
+    let _count = soon(to.read_exact(&mut vec![0; 20_243])).await.unwrap();
 }
 
 /// With Nagle's rule in force, the second step must not wait for a delayed acknowledgement of

@@ -31,12 +31,12 @@ fn pod() -> (Arc<Turns>, Driver) {
 
 /// Works for so long at each poll, and wants to go on.
 async fn busy(microseconds: u64) {
-    poll_fn(|cx| {
+    poll_fn::<(), _>(|cx| {
         NOW.set(NOW.get() + Duration::from_micros(microseconds));
         cx.waker().wake_by_ref();
         Poll::Pending
     })
-    .await
+    .await;
 }
 
 struct Woken(AtomicUsize);
@@ -86,7 +86,7 @@ fn a_debt_outlasts_a_pause() {
     let (turns, mut driver) = pod();
     turns.spawn(async {
         NOW.set(NOW.get() + TURN * 3);
-        pending().await
+        pending::<()>().await;
     });
     assert_eq!(poll(&mut driver), (false, 0));
     turns.spawn(busy(1));
@@ -106,7 +106,7 @@ fn a_debt_has_a_limit() {
     let (turns, mut driver) = pod();
     turns.spawn(async {
         NOW.set(NOW.get() + Duration::from_secs(10));
-        pending().await
+        pending::<()>().await;
     });
     turns.spawn(busy(1));
     let _more = poll(&mut driver);
@@ -177,8 +177,8 @@ fn tasks_are_dropped_with_the_driver_and_none_starts_later() {
     for _ in 0..2 {
         let held = Arc::clone(&alive);
         turns.spawn(async move {
-            let _held = held;
-            pending().await
+            let _alive: Arc<()> = held;
+            pending::<()>().await;
         });
         let _more = poll(&mut driver);
     }
@@ -187,7 +187,7 @@ fn tasks_are_dropped_with_the_driver_and_none_starts_later() {
     assert_eq!(Arc::strong_count(&alive), 1);
     let held = Arc::clone(&alive);
     turns.spawn(async move {
-        let _held = held;
+        drop(held);
     });
     assert_eq!(Arc::strong_count(&alive), 1);
     assert_eq!(turns.account.usage().memory_bytes, 0);
@@ -223,7 +223,7 @@ async fn no_wake_up_is_lost() {
     left.leave();
     right.leave();
     for end in ends {
-        tokio::time::timeout(Duration::from_secs(60), end)
+        tokio::time::timeout(Duration::from_mins(1), end)
             .await
             .expect("no wake-up is lost")
             .unwrap();

@@ -10,7 +10,10 @@ use crate::state::traffic::{HashKey, HashTableKind};
 const KINDS: [HashTableKind; 2] = [HashTableKind::Ring, HashTableKind::Maglev];
 
 fn addresses(count: u16) -> Vec<SocketAddr> {
-    let address = |n: u16| SocketAddr::from(([10, 0, (n >> 8) as u8, n as u8], 8080));
+    let address = |n: u16| {
+        let [high, low] = n.to_be_bytes();
+        SocketAddr::from(([10, 0, high, low], 8080))
+    };
     (0..count).map(address).collect()
 }
 
@@ -159,6 +162,10 @@ fn a_key_in_fashion_is_spread_by_a_bound() {
     }
 }
 
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "values are made where they are handed in"
+)]
 fn hash(key: HashKey, headers: &HeaderMap, query: Option<&str>) -> Option<u64> {
     hash_of(&key, headers, query, "10.1.2.3".parse().unwrap())
 }

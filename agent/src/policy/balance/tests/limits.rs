@@ -142,17 +142,17 @@ fn retries_have_a_budget_and_a_limit_in_flight() {
     );
     sim.shares(8);
     let one = sim.balancer.retry(sim.now).unwrap();
-    let _two = sim.balancer.retry(sim.now).unwrap();
+    let two = sim.balancer.retry(sim.now).unwrap();
     assert_eq!(refused(sim.balancer.retry(sim.now)), Some(Circuit::Retries));
     drop(one);
-    let _three = sim.balancer.retry(sim.now).unwrap();
+    let three = sim.balancer.retry(sim.now).unwrap();
     // A retry itself earns nothing.
     for _ in 0..100 {
         drop(sim.pick_other(&[address(1)]));
     }
-    drop(_two);
+    drop(two);
     let _four = sim.balancer.retry(sim.now).unwrap();
-    drop(_three);
+    drop(three);
     assert_eq!(
         refused(sim.balancer.retry(sim.now)),
         Some(Circuit::RetryBudget)

@@ -199,7 +199,7 @@ mod tests {
             allow_headers: list(headers),
             expose_headers: list(&["x-header-3", "x-header-4"]),
             allow_credentials: false,
-            max_age: Duration::from_secs(3600),
+            max_age: Duration::from_hours(1),
         }
     }
 

@@ -263,6 +263,10 @@ mod tests {
     }
 
     #[track_caller]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "values are made where they are handed in"
+    )]
     fn check(content_type: &str, accept: Option<&str>, expected: Option<(&str, Call)>) {
         let mut request = Request::post("/pkg.Service/Method")
             .header("content-type", content_type)

@@ -15,6 +15,7 @@ use crate::proxy::tests::{expect_fin, expect_reset};
 use crate::state::{Object, Pod, StringMatch, To, fixtures};
 
 #[tokio::test]
+#[expect(clippy::excessive_nesting, reason = "both ends of each case")]
 async fn requests_reach_both_nodes_and_are_recorded() {
     let mut world = World::new();
     let (client, servers) = everywhere(&mut world);
@@ -237,6 +238,7 @@ async fn chunks_and_trailers_go_both_ways() {
 }
 
 #[tokio::test]
+#[expect(clippy::excessive_nesting, reason = "both ends of each case")]
 async fn a_body_waits_for_word_of_the_server() {
     let mut world = World::new();
     let client = world.pod("client", 0);
@@ -244,7 +246,7 @@ async fn a_body_waits_for_word_of_the_server() {
         for refuse in [false, true] {
             let (listener, address) = server.listen();
             let mut stream = client.dial(address).await;
-            let serve = async {
+            let at_server = async {
                 let (mut app, _) = soon(listener.accept()).await.unwrap();
                 let head = read_head(&mut app).await;
                 assert!(head.contains("100-continue"), "{head}");
@@ -261,7 +263,7 @@ async fn a_body_waits_for_word_of_the_server() {
                 }
                 app
             };
-            let hear = async {
+            let at_client = async {
                 let head = "POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\n\
                             content-length: 5\r\n\r\n";
                 let first = ask(&mut stream, head).await;
@@ -273,7 +275,7 @@ async fn a_body_waits_for_word_of_the_server() {
                     assert_eq!(last.status(), 200);
                 }
             };
-            let ((), _app) = tokio::join!(hear, serve);
+            let ((), _app) = tokio::join!(at_client, at_server);
         }
     }
 }
@@ -309,6 +311,7 @@ async fn a_kept_connection_that_was_closed_costs_no_request() {
 }
 
 #[tokio::test]
+#[expect(clippy::excessive_nesting, reason = "both ends of each case")]
 async fn what_was_opened_before_a_pod_was_enrolled_is_not_used_afterwards() {
     let request = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
     for node in [0, 1] {

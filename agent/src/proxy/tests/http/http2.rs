@@ -245,7 +245,7 @@ async fn large_bodies_are_whole_in_both_directions() {
         let mut sender = talking(client.dial(address).await).await;
         let (answer, mut send) = sender.send_request(grpc("/a.B/C"), false).unwrap();
         let sent: Bytes = (0..251_u8).cycle().take(3_000_001).collect();
-        let echo = async {
+        let echoing = async {
             let (request, mut respond) = soon(calls.recv()).await.unwrap();
             let mut reply = respond.send_response(Response::new(()), false).unwrap();
             let mut body = request.into_body();
@@ -256,7 +256,7 @@ async fn large_bodies_are_whole_in_both_directions() {
             }
             reply.send_trailers(trailers("0")).unwrap();
         };
-        let hear = async {
+        let receiving = async {
             let mut body = soon(answer).await.unwrap().into_body();
             let mut heard = Vec::new();
             while let Some(bytes) = soon(body.data()).await {
@@ -266,8 +266,8 @@ async fn large_bodies_are_whole_in_both_directions() {
             }
             assert!(heard == sent);
         };
-        let say = send_all(&mut send, sent.clone(), true);
-        tokio::join!(echo, hear, say);
+        let sending = send_all(&mut send, sent.clone(), true);
+        tokio::join!(echoing, receiving, sending);
     }
 }
 

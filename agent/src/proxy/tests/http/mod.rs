@@ -72,8 +72,10 @@ async fn hear(stream: &mut TcpStream) -> Heard {
         assert!(count > 0, "no head: {:?}", bytes.escape_ascii().to_string());
     };
     let body = bytes.split_off(end);
-    let head = String::from_utf8(bytes).unwrap();
-    let mut heard = Heard { head, body };
+    let mut heard = Heard {
+        head: String::from_utf8(bytes).unwrap(),
+        body,
+    };
     let length: Option<usize> = heard.header("content-length").map(|it| it.parse().unwrap());
     let chunked = heard.header("transfer-encoding").is_some();
     while length.is_none_or(|length| heard.body.len() < length) {
@@ -110,7 +112,9 @@ async fn reflect(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hy
     let (parts, body) = request.into_parts();
     let mut text = format!("{} {} {:?}\n", parts.method, parts.uri, parts.version);
     for (name, value) in &parts.headers {
-        text.push_str(&format!("{name}: {}\n", value.to_str().unwrap()));
+        for part in [name.as_str(), ": ", value.to_str().unwrap(), "\n"] {
+            text.push_str(part);
+        }
     }
     text.push('\n');
     let body = body.collect().await?.to_bytes();

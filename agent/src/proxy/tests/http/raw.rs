@@ -143,7 +143,7 @@ async fn slow_clients_are_cut_off() {
     let (_, address) = servers[1];
     let get = "GET / HTTP/1.1\r\nHost: a\r\n";
     let whole = format!("{get}\r\n");
-    let part_of_body = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\npart");
+    let part_of_body = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\npart".to_owned();
     for said in [get, &part_of_body] {
         let mut stream = client.dial(address).await;
         stream.write_all(said.as_bytes()).await.unwrap();

@@ -82,7 +82,9 @@ async fn answer(app: App, request: Request<Incoming>) -> Result<Response<Full<By
     let (parts, body) = request.into_parts();
     let mut text = format!("{} {}\n", parts.method, parts.uri);
     for (name, value) in &parts.headers {
-        text.push_str(&format!("{name}: {}\n", value.to_str().unwrap()));
+        for part in [name.as_str(), ": ", value.to_str().unwrap(), "\n"] {
+            text.push_str(part);
+        }
     }
     app.last.lock().unwrap().clone_from(&text);
     if let Ok(body) = body.collect().await {
@@ -163,9 +165,9 @@ impl World {
         let mut converter = Converter::new(trust_domain, NetnsFrom::Annotation);
         for document in serde_yaml_ng::Deserializer::from_str(text) {
             let value = serde_json::Value::deserialize(document).unwrap();
-            let converted = converter.value(&value);
-            assert!(converted.problems.is_empty(), "{:?}", converted.problems);
-            self.apply(converted.object.expect("an object"));
+            let read = converter.value(&value);
+            assert!(read.problems.is_empty(), "{:?}", read.problems);
+            self.apply(read.object.expect("an object"));
         }
     }
 
