@@ -250,8 +250,9 @@ impl Snapshot {
         keys.iter().filter_map(|key| self.routes.get(key))
     }
 
-    /// Where a reference of a route leads. A Service that is a parent of the route takes
-    /// no grant: whoever the route holds for asked for it anyway.
+    /// Where a reference of a route leads. A Service that is the only parent of the route
+    /// takes no grant: whoever the route holds for asked for it anyway. With another parent,
+    /// those who asked for that one would get there too.
     pub fn resolve(
         &self,
         route: &Route,
@@ -268,8 +269,12 @@ impl Snapshot {
             return Err(Unresolved::InvalidKind { kind });
         }
         let service = || name.clone();
-        let is_parent = route.parents.iter().any(|it| it.service == *name);
-        if name.namespace != route.name.namespace && !is_parent {
+        let is_asked_for = !route.parents.is_empty()
+            && route
+                .parents
+                .iter()
+                .all(|it| it.invalid.is_none() && it.service == *name);
+        if name.namespace != route.name.namespace && !is_asked_for {
             let from = (route.kind, &*route.name.namespace);
             let mut grants = Self::in_namespace(&self.grants, &name.namespace);
             if !grants.any(|(_, grant)| grant.permits(from, name)) {

@@ -137,7 +137,11 @@ fn check(routes: &Routes, request: &str, expected: &str) {
 
 /// The back ends of the first rule of the one route of `shop/web`.
 fn targets(table: &Table) -> Vec<String> {
-    let routes = routes(table);
+    targets_of(&routes(table))
+}
+
+/// The back ends of the rule of `GET /`.
+fn targets_of(routes: &Routes) -> Vec<String> {
     let first = routes.find(&RequestHead {
         method: &Method::GET,
         path: "/",

@@ -247,6 +247,26 @@ fn a_consumer_route_may_lead_to_its_own_parent() {
 }
 
 #[test]
+fn a_parent_takes_a_grant_where_there_is_another_parent() {
+    let far = "{name: far, namespace: other, group: '', kind: Service}";
+    let rules = "[{backendRefs: [{name: far, namespace: other, port: 80}]}]";
+    let other_ports =
+        format!("{far}, {{name: far, namespace: other, group: '', kind: Service, port: 80}}");
+    let led = |parents: &str, client: &str, service: &str| {
+        let table = table(&route("HTTPRoute", "shop/r", parents, rules));
+        let routes = table.routes(client, &name(service), 80);
+        targets_of(&routes.expect("there are routes"))
+    };
+    assert_eq!(led(&other_ports, "shop", "other/far"), ["other/far:80"]);
+    let both = format!("{far}, {WEB}");
+    assert_eq!(led(&both, "shop", "shop/web"), [NOT_PERMITTED]);
+    assert_eq!(led(&both, "shop", "other/far"), [NOT_PERMITTED]);
+    let unclear =
+        format!("{far}, {{name: far, namespace: other, group: '', kind: Service, port: x}}");
+    assert_eq!(led(&unclear, "shop", "other/far"), [NOT_PERMITTED]);
+}
+
+#[test]
 fn the_most_specific_kind_is_in_force() {
     let port = "{name: web, group: '', kind: Service, port: 80}";
     let http = route("HTTPRoute", "shop/http", WEB, "[{}]");
