@@ -17,6 +17,8 @@ const LATER: [&str; 3] = ["remoteIpBlocks", "notRemoteIpBlocks", "serviceAccount
 #[derive(Debug, Default)]
 pub(super) struct Reader {
     pub(super) problems: Vec<FieldProblem>,
+    /// How many regular expressions it has, so far.
+    pub(super) patterns: usize,
 }
 
 impl Reader {

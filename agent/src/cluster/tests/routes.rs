@@ -53,6 +53,27 @@ fn filter(text: &str) -> RouteFilter {
 }
 
 #[test]
+fn regular_expressions_are_counted() {
+    let header = |at: usize| format!("{{type: RegularExpression, name: a{at}, value: b{at}+}}");
+    let all: Vec<String> = (0..63).map(header).collect();
+    let path = "path: {type: RegularExpression, value: /c+}";
+    let rule_with = |more: &str| {
+        let headers = all.join(", ");
+        rule(&format!(
+            "{{matches: [{{headers: [{headers}]}}, {{{path}}}{more}]}}"
+        ))
+    };
+    let (most, problems) = rule_with("");
+    assert_eq!((most.matches.len(), problems), (2, Vec::new()));
+    let (beyond, problems) = rule_with(&format!(", {{{path}}}"));
+    assert_eq!(beyond.matches, most.matches);
+    let expected = "spec.rules[0].matches[2].path.value: is one regular expression too many";
+    let [problem] = problems.try_into().expect("there is one problem");
+    assert!(problem.contains(expected), "{problem}");
+    assert!(beyond.left_out.is_some());
+}
+
+#[test]
 fn what_identifies_a_route() {
     let (route, _) = read("HTTPRoute", "");
     let route = route.unwrap();

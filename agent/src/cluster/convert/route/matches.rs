@@ -15,6 +15,8 @@ use crate::state::{
 /// The longest path or regular expression of one, and value of a header.
 const LONGEST_PATH: usize = 1024;
 const LONGEST_VALUE: usize = 4096;
+/// Regular expressions of one route: each takes memory of every agent.
+const MOST_PATTERNS: usize = 64;
 
 /// What a rule without matches is for.
 pub(super) fn any(kind: RouteKind) -> RequestMatch {
@@ -263,6 +265,12 @@ fn read_value(
 }
 
 fn read_pattern(reader: &mut Reader, text: &str, path: &FieldPath) -> Option<Pattern> {
+    if reader.patterns == MOST_PATTERNS {
+        let message = format!("is one regular expression too many: a route has {MOST_PATTERNS}");
+        reader.report(path, message);
+        return None;
+    }
+    reader.patterns += 1;
     match Pattern::new(text) {
         Ok(pattern) => Some(pattern),
         Err(message) => {
