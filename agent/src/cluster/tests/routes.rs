@@ -466,6 +466,57 @@ fn a_null_is_as_good_as_nothing() {
 }
 
 #[test]
+fn a_null_where_something_is_needed_is_missing() {
+    for (field, text) in [
+        ("headers[0].value", "{headers: [{name: a, value: null}]}"),
+        ("headers[0].name", "{headers: [{name: null, value: b}]}"),
+        (
+            "queryParams[0].value",
+            "{queryParams: [{name: a, value: null}]}",
+        ),
+        (
+            "queryParams[0].name",
+            "{queryParams: [{name: null, value: b}]}",
+        ),
+    ] {
+        let (rule, problems) = rule(&format!("{{matches: [{text}]}}"));
+        let said = problems.join("\n");
+        let expected = format!("spec.rules[0].matches[0].{field}: is missing");
+        assert!(said.contains(&expected), "{said}");
+        assert!(rule.matches.is_empty(), "{text}");
+    }
+    let headers = "requestHeaderModifier";
+    let modifier = format!("type: RequestHeaderModifier, {headers}");
+    for (field, text) in [
+        (
+            ".set[0].value",
+            format!("{modifier}: {{set: [{{name: a, value: null}}]}}"),
+        ),
+        (
+            ".set[0].name",
+            format!("{modifier}: {{set: [{{name: null, value: b}}]}}"),
+        ),
+    ] {
+        let field = format!("spec.rules[0].filters[0].{headers}{field}: is missing");
+        refused(&format!("{{filters: [{{{text}}}]}}"), &field);
+    }
+    let mirror = "{filters: [{type: RequestMirror, requestMirror: {backendRef: null}}]}";
+    let field = "spec.rules[0].filters[0].requestMirror.backendRef: is missing";
+    refused(mirror, field);
+    let mirror = "{filters: [{type: RequestMirror, requestMirror: {backendRef: {name: null}}}]}";
+    let field = "spec.rules[0].filters[0].requestMirror.backendRef.name: is missing";
+    refused(mirror, field);
+
+    let (named, problems) = rule("{backendRefs: [{name: null, port: 80}]}");
+    assert!(named.backends[0].invalid.is_some(), "{problems:?}");
+    let text = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r, \
+                namespace: shop}\nspec: {parentRefs: [{group: '', kind: Service, name: null}]}\n";
+    let snapshot = World::of(text);
+    let route = snapshot.routes.values().next().expect("it is a route");
+    assert!(route.parents[0].invalid.is_some());
+}
+
+#[test]
 fn a_route_that_can_not_be_read_leaves_the_last_good_one() {
     let mut world = World::new();
     let text = |spec: &str| {

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::super::FieldPath;
 use super::super::reader::{self, Reader};
 use super::matches::not_a_header;
-use super::{fields, list, number, read_reference};
+use super::{fields, is_missing, list, number, read_reference};
 use crate::state::{
     Cors, HeaderChange, MirrorRef, PathChange, Redirect, Rewrite, RouteFilter, RouteKind, Scheme,
 };
@@ -158,7 +158,7 @@ fn header(
         }
     }
     for key in ["name", "value"] {
-        if value.get(key).is_none() {
+        if is_missing(value, key) {
             reader.report(&path.key(key), "is missing");
         }
     }
@@ -344,7 +344,7 @@ fn mirror(reader: &mut Reader, value: &Value, path: &FieldPath, namespace: &Arc<
             _ => share = fraction(reader, value, &path),
         }
     }
-    if value.get("backendRef").is_none() {
+    if is_missing(value, "backendRef") {
         reader.report(&path.key("backendRef"), "is missing");
     }
     let (numerator, denominator) = share.unwrap_or((1, 1));

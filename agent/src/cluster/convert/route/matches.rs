@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::super::FieldPath;
 use super::super::reader::Reader;
-use super::{fields, list};
+use super::{fields, is_missing, list};
 use crate::state::{
     HeaderMatch, PathMatch, Pattern, QueryMatch, RequestMatch, RouteKind, ValueMatch,
 };
@@ -240,7 +240,7 @@ fn read_pair<'v>(
         }
     }
     for (key, given) in [("name", name), ("value", wanted)] {
-        if given.is_none() && value.get(key).is_none() {
+        if given.is_none() && is_missing(value, key) {
             reader.report(&path.key(key), "is missing");
         }
     }

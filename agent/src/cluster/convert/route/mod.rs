@@ -117,6 +117,11 @@ fn fields<'v>(
     fields
 }
 
+/// A field is not there, or null, which is the same.
+fn is_missing(value: &Value, key: &str) -> bool {
+    value.get(key).is_none_or(Value::is_null)
+}
+
 /// A list that may be empty or not there.
 fn list<'v>(
     reader: &mut Reader,
@@ -189,7 +194,7 @@ fn read_parent(
     }
     match name {
         Some(name) => parent.service.name = name.into(),
-        None if value.get("name").is_none() => reader.report(&path.key("name"), "is missing"),
+        None if is_missing(value, "name") => reader.report(&path.key("name"), "is missing"),
         None => {}
     }
     let invalid = invalid(reader, before, "the route is not of this parent");
@@ -421,7 +426,7 @@ fn read_reference<'v>(
             _ => left.push((key, value, path)),
         }
     }
-    if value.get("name").is_none() {
+    if is_missing(value, "name") {
         reader.report(&path.key("name"), "is missing");
     }
     (reference, left)
