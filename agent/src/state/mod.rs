@@ -46,7 +46,7 @@ pub use route::{
     BackendRef, Cors, GrantFrom, GrantTo, HeaderChange, HeaderMatch, Invalid, MirrorRef, ParentRef,
     PathChange, PathMatch, QueryMatch, Redirect, Reference, ReferenceGrant, RequestMatch, Rewrite,
     Route, RouteFilter, RouteKind, RouteRetry, RouteRule, RouteTimeouts, Scheme, SessionCarrier,
-    SessionPersistence, ValueMatch,
+    SessionPersistence, ValueMatch, is_framing,
 };
 pub use rules::{Condition, PathPart, PathPattern, PathTemplate, Test, Values};
 pub use snapshot::Snapshot;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::{CONNECTION, CONTENT_LENGTH, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderName, HeaderValue, Method};
 
 use super::change::{ObjectKey, ObjectKind};
@@ -204,6 +205,20 @@ pub struct HeaderChange {
     pub add: Vec<(HeaderName, HeaderValue)>,
     /// None of the name.
     pub remove: Vec<HeaderName>,
+}
+
+/// Headers that say where a message ends, or hold for one connection only. Changing one
+/// would make the next hop read another message than the one that was sent.
+pub fn is_framing(name: &HeaderName) -> bool {
+    const FRAMING: [HeaderName; 6] = [
+        CONNECTION,
+        CONTENT_LENGTH,
+        TE,
+        TRAILER,
+        TRANSFER_ENCODING,
+        UPGRADE,
+    ];
+    FRAMING.contains(name) || name == "keep-alive" || name == "proxy-connection"
 }
 
 /// An answer that sends the client elsewhere; what is not given stays.

@@ -136,6 +136,8 @@ fn headers_that_frame_or_inject_are_refused() {
         &format!("{field}.name"),
     );
     refused(&set("Content-Length", "'0'"), &format!("{field}.name"));
+    refused(&set("Trailer", "a"), &format!("{field}.name"));
+    refused(&set("proxy-connection", "a"), &format!("{field}.name"));
     refused(&set("a", "1"), &format!("{field}.value"));
 }
 

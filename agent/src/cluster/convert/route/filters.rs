@@ -12,6 +12,7 @@ use super::matches::not_a_header;
 use super::{fields, is_missing, list, number, read_reference};
 use crate::state::{
     Cors, HeaderChange, MirrorRef, PathChange, Redirect, Rewrite, RouteFilter, RouteKind, Scheme,
+    is_framing,
 };
 
 /// Types of filters and the fields that they are in.
@@ -115,17 +116,6 @@ fn read_one(
     Some(filter)
 }
 
-/// Headers that say where a message ends or what the connection does: changed by a rule,
-/// they would let one request look like two.
-const FRAMING: [&str; 6] = [
-    "connection",
-    "content-length",
-    "keep-alive",
-    "te",
-    "transfer-encoding",
-    "upgrade",
-];
-
 fn headers(reader: &mut Reader, value: &Value, path: &FieldPath) -> Arc<HeaderChange> {
     let mut change = HeaderChange::default();
     for (key, value, path) in fields(reader, value, path, &["set", "add", "remove"]) {
@@ -168,7 +158,7 @@ fn header(
 fn header_name(reader: &mut Reader, value: &Value, path: &FieldPath) -> Option<HeaderName> {
     let text = value.as_str().unwrap_or_default();
     match HeaderName::from_bytes(text.as_bytes()) {
-        Ok(name) if FRAMING.contains(&name.as_str()) => {
+        Ok(name) if is_framing(&name) => {
             reader.report(path, format!("{name} is not a rule's to change"));
             None
         }

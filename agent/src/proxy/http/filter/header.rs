@@ -1,23 +1,9 @@
 //! Headers that are set, added and removed.
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::header::HOST;
 use http::{HeaderMap, HeaderName};
 
-use crate::state::HeaderChange;
-
-/// Headers that say where a message ends, or hold for one connection only. Changing one
-/// would make the next hop read another message than the one that was sent.
-pub(super) fn is_framing(name: &HeaderName) -> bool {
-    const FRAMING: [HeaderName; 6] = [
-        CONNECTION,
-        CONTENT_LENGTH,
-        TE,
-        TRAILER,
-        TRANSFER_ENCODING,
-        UPGRADE,
-    ];
-    FRAMING.contains(name) || name == "keep-alive" || name == "proxy-connection"
-}
+use crate::state::{HeaderChange, is_framing};
 
 /// Changes headers: what is set replaces, what is added stays beside what is there.
 /// `Host` is not among a message's plain headers: see [`super::rewrite`].
