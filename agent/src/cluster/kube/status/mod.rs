@@ -51,6 +51,8 @@ const REFRESH: Duration = Duration::from_mins(10);
 /// After a failure, twice as long at each further one.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_mins(1);
+/// Writes of a pass that may fail: where most do, it is for all to wait.
+const MOST_FAILED: usize = 16;
 /// For one request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Objects in one answer.
@@ -123,6 +125,8 @@ struct Writer {
     client: Client,
     /// What stands in the API server, as far as it was written or read by this writer.
     said: HashMap<ObjectKey, Word>,
+    /// What could not be written, and when that was tried.
+    failed: HashMap<ObjectKey, Instant>,
     /// When all objects were last looked at.
     listed: Option<Instant>,
     pace: Interval,
@@ -137,6 +141,7 @@ impl Writer {
         Self {
             client,
             said: HashMap::new(),
+            failed: HashMap::new(),
             listed: None,
             pace,
             failures: 0,
@@ -146,6 +151,7 @@ impl Writer {
     /// Somebody else led meanwhile.
     fn forget(&mut self) {
         self.said.clear();
+        self.failed.clear();
         self.listed = None;
     }
 
@@ -194,7 +200,12 @@ impl Writer {
             self.listed = Some(now);
         }
         self.said.retain(|key, _| words.contains_key(key));
-        let mut all = All::Said;
+        self.failed.retain(|key, _| words.contains_key(key));
+        // Those that failed go last, the last to fail behind the others: they are in nobody's
+        // way.
+        let mut words: Vec<(ObjectKey, Word)> = words.into_iter().collect();
+        words.sort_by_key(|(key, _)| self.failed.get(key).copied());
+        let (mut all, mut failures) = (All::Said, Vec::new());
         for (key, word) in words {
             if self.said.get(&key) == Some(&word) {
                 continue;
@@ -204,7 +215,10 @@ impl Writer {
             }
             self.pace.tick().await;
             match self.write(&key, &word).await {
-                Ok(()) => drop(self.said.insert(key, word)),
+                Ok(()) => {
+                    self.failed.remove(&key);
+                    self.said.insert(key, word);
+                }
                 // It is gone or has another spec: the state will say so.
                 Err(Unsaid::Outdated | Unsaid::Failed(ApiFailure::NotFound { .. })) => {}
                 Err(Unsaid::Failed(ApiFailure::Conflict { .. })) => all = All::Later,
@@ -212,10 +226,20 @@ impl Writer {
                     tracing::warn!(object = %key, %error, "can't write the status of an object");
                     self.said.insert(key, word);
                 }
-                Err(Unsaid::Failed(error)) => return Err(error),
+                Err(Unsaid::Failed(error)) => {
+                    let answers = matches!(
+                        error,
+                        ApiFailure::Forbidden { .. } | ApiFailure::Overloaded { .. }
+                    );
+                    self.failed.insert(key, Instant::now());
+                    failures.push(error);
+                    if !answers || failures.len() == MOST_FAILED {
+                        break;
+                    }
+                }
             }
         }
-        Ok(all)
+        failures.pop().map_or(Ok(all), Err)
     }
 
     /// Which words stand in the API server already.

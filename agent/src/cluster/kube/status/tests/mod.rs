@@ -17,6 +17,7 @@ use crate::cluster::kube::fake::FakeApi;
 use crate::model::TrustDomain;
 use crate::state::{Change, Origin, Problem, Writer as StateWriter};
 
+const BELOW: &str = "/apis/fairlead.dev/v1alpha1/namespaces/shop/authorizationpolicies/";
 const PATH: &str = "/apis/fairlead.dev/v1alpha1/namespaces/shop/authorizationpolicies/p";
 
 fn policy(kind: &str, generation: i64, spec: &Value) -> Value {
@@ -350,6 +351,41 @@ async fn what_is_forbidden_is_asked_for_seldom_and_done_once_it_is_granted() {
     world.api.forbid(None);
     sleep(LONGEST_WAIT * 2).await;
     assert_eq!(world.writes(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_fails_is_in_nobodys_way() {
+    let mut world = World::new();
+    let put = |world: &mut World, name: &str| {
+        let mut object = policy("AuthorizationPolicy", 1, &json!({"rules": [{}]}));
+        object["metadata"]["name"] = name.into();
+        world.api.put(&format!("{BELOW}{name}"), object.clone());
+        let snapshot = take(&mut world.state, &object);
+        world.snapshots.send_replace(snapshot);
+    };
+    for number in 0..3 * MOST_FAILED {
+        put(&mut world, &format!("px{number}"));
+    }
+    put(&mut world, "pz");
+    put(&mut world, "q");
+    let accepted = |name: &str| {
+        let object = world.api.get(&format!("{BELOW}{name}")).unwrap();
+        object["status"]["conditions"][0]["status"] == "True"
+    };
+    world.api.forbid(Some(&format!("{BELOW}p")));
+    let _agent = world.agent("a");
+    sleep(Duration::from_mins(2)).await;
+    assert_eq!(
+        ["p", "px0", "pz", "q"].map(accepted),
+        [false, false, false, true]
+    );
+
+    world.api.forbid(Some(&format!("{BELOW}px")));
+    sleep(LONGEST_WAIT * 10).await;
+    assert_eq!(
+        ["p", "px0", "pz", "q"].map(accepted),
+        [true, false, true, true]
+    );
 }
 
 #[tokio::test(start_paused = true)]
