@@ -245,9 +245,8 @@ impl Snapshot {
 
     /// The routes that name a Service, as a parent or as a back end.
     pub fn routes_naming(&self, service: &NamespacedName) -> impl Iterator<Item = &Arc<Route>> {
-        let keys = self.routes_by_service.get(service);
-        let keys = keys.map_or(&[][..], |keys| keys);
-        keys.iter().filter_map(|key| self.routes.get(key))
+        let keys = self.routes_by_service.get(service).into_iter().flatten();
+        keys.filter_map(|key| self.routes.get(key))
     }
 
     /// Where a reference of a route leads. A Service that is the only parent of the route
@@ -323,16 +322,16 @@ impl Writer {
 
     fn name_in_route(&mut self, service: &NamespacedName, key: &ObjectKey, named: bool) {
         let index = &mut self.snapshot.routes_by_service;
-        let old = index.get(service).map_or(&[][..], |keys| keys);
-        let mut keys: Vec<ObjectKey> = old.iter().filter(|it| *it != key).cloned().collect();
+        let mut keys = index.get(service).cloned().unwrap_or_default();
         if named {
-            let at = keys.partition_point(|other| other < key);
-            keys.insert(at, key.clone());
+            keys.insert(key.clone());
+        } else {
+            keys.remove(key);
         }
         if keys.is_empty() {
             index.remove(service);
         } else {
-            index.insert(service.clone(), keys.into());
+            index.insert(service.clone(), keys);
         }
     }
 

@@ -51,7 +51,7 @@ pub struct Snapshot {
     /// By kind and name.
     pub routes: OrdMap<ObjectKey, Arc<Route>>,
     /// Index: the routes that name a Service, as a parent or as a back end.
-    pub routes_by_service: OrdMap<NamespacedName, Arc<[ObjectKey]>>,
+    pub routes_by_service: OrdMap<NamespacedName, OrdSet<ObjectKey>>,
     /// By name.
     pub grants: OrdMap<NamespacedName, Arc<ReferenceGrant>>,
     /// By name.

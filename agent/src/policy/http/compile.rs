@@ -10,10 +10,12 @@ use super::backend::{Backend, BackendTarget, CompiledRule, Filter, Mirror};
 use super::connections::ConnectionRoutes;
 use super::routes::Routes;
 use crate::model::NamespacedName;
-use crate::state::{ObjectKey, Reference, Route, RouteFilter, RouteKind, RouteRule, Snapshot};
+use crate::state::{
+    InForce, ObjectKey, Reference, Route, RouteFilter, RouteKind, RouteRule, Snapshot,
+};
 
-/// The compiled routes of a snapshot. A clone is O(1), a change costs what the routes of the
-/// Services cost that it is about.
+/// The compiled routes of a snapshot. A clone is O(1), a change costs what the routes of its
+/// namespace cost for the Services that it is about.
 #[derive(Clone, Debug, Default)]
 pub(in crate::policy) struct RouteTable {
     rules: OrdMap<ObjectKey, Arc<[Arc<CompiledRule>]>>,
@@ -53,13 +55,16 @@ impl RouteTable {
         if changed.is_empty() {
             return;
         }
-        let mut services: BTreeSet<&NamespacedName> = BTreeSet::new();
+        let mut services: BTreeMap<&NamespacedName, BTreeSet<&Arc<str>>> = BTreeMap::new();
         for key in &changed {
             for route in [old.routes.get(key), new.routes.get(key)]
                 .into_iter()
                 .flatten()
             {
-                services.extend(route.parents.iter().map(|parent| &parent.service));
+                for parent in &route.parents {
+                    let namespaces = services.entry(&parent.service).or_default();
+                    namespaces.insert(&route.name.namespace);
+                }
             }
             match new.routes.get(key) {
                 Some(route) => {
@@ -71,8 +76,16 @@ impl RouteTable {
                 }
             }
         }
-        for service in services {
-            let of_service = self.of_service(new, service);
+        for (service, namespaces) in services {
+            let in_force = new.routes_in_force(service);
+            let before = self.attached.get(service);
+            let mut of_service = before.map_or_else(OfService::new, |it| OfService::clone(it));
+            for namespace in namespaces {
+                match in_force.get(namespace) {
+                    Some(ports) => of_service.insert(Arc::clone(namespace), self.of_ports(ports)),
+                    None => of_service.remove(namespace),
+                };
+            }
             if of_service.is_empty() {
                 self.attached.remove(service);
             } else {
@@ -81,27 +94,23 @@ impl RouteTable {
         }
     }
 
-    fn of_service(&self, snapshot: &Snapshot, service: &NamespacedName) -> OfService {
-        let in_force = snapshot.routes_in_force(service);
-        let of_namespaces = in_force.into_iter().map(|(namespace, ports)| {
-            let ports = ports.into_iter().map(|(port, in_force)| {
-                let compiled = in_force.routes.into_iter().filter_map(|route| {
-                    let rules = self.rules.get(&route.key())?;
-                    Some((&**route, &**rules))
-                });
-                let of_port = match in_force.kind {
-                    RouteKind::Grpc | RouteKind::Http => {
-                        OfPort::Requests(Arc::new(Routes::new(compiled)))
-                    }
-                    RouteKind::Tls | RouteKind::Tcp => {
-                        OfPort::Connections(Arc::new(ConnectionRoutes::new(compiled)))
-                    }
-                };
-                (port, of_port)
+    fn of_ports(&self, ports: &BTreeMap<u16, InForce<'_>>) -> BTreeMap<u16, OfPort> {
+        let ports = ports.iter().map(|(port, in_force)| {
+            let compiled = in_force.routes.iter().filter_map(|route| {
+                let rules = self.rules.get(&route.key())?;
+                Some((&***route, &**rules))
             });
-            (namespace, ports.collect())
+            let of_port = match in_force.kind {
+                RouteKind::Grpc | RouteKind::Http => {
+                    OfPort::Requests(Arc::new(Routes::new(compiled)))
+                }
+                RouteKind::Tls | RouteKind::Tcp => {
+                    OfPort::Connections(Arc::new(ConnectionRoutes::new(compiled)))
+                }
+            };
+            (*port, of_port)
         });
-        of_namespaces.collect()
+        ports.collect()
     }
 }
 

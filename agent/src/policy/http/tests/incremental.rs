@@ -99,6 +99,28 @@ fn routes_of_other_services_stay_as_they_are() {
 }
 
 #[test]
+fn routes_of_other_namespaces_stay_as_they_are() {
+    let consumer = |parent: &str| {
+        let parent = format!("{{name: {parent}, namespace: shop, group: '', kind: Service}}");
+        route("HTTPRoute", "app/r", &parent, "[{}]")
+    };
+    let mut world = world(&format!("{}{}", consumer("web"), http("shop/r", "[{}]")));
+    let table = Table::compile(None, world.now());
+    let of_app = |table: &Table| table.routes("app", &name("shop/web"), 80).unwrap();
+    let (app, shop) = (of_app(&table), routes(&table));
+
+    put(&mut world, &http("shop/r", "[{name: changed}]"));
+    let table = next(&table, world.now());
+    check(&routes(&table), "GET /", "r#changed");
+    assert!(Arc::ptr_eq(&app, &of_app(&table)));
+    assert!(!Arc::ptr_eq(&shop, &routes(&table)));
+
+    put(&mut world, &consumer("v1"));
+    let table = next(&table, world.now());
+    check(&of_app(&table), "GET /", "r#changed");
+}
+
+#[test]
 fn the_state_says_what_is_not_found() {
     let rules = "[{backendRefs: [{name: gone, port: 80}], filters: [{type: RequestMirror, \
                  requestMirror: {backendRef: {name: far, namespace: other, port: 80}}}]}]";
