@@ -399,7 +399,8 @@ pub struct MeshPolicy {
     pub port_mtls: BTreeMap<u16, MtlsMode>,
     /// `spec.jwt.providers`: those of all policies that select a workload count.
     pub jwt: Vec<Arc<JwtProvider>>,
-    /// `spec.jwt` was not understood: such a policy denies everything that it selects.
+    /// `spec.jwt` was not understood, or something that may have been meant to be it: such
+    /// a policy denies everything that it selects.
     pub jwt_invalid: bool,
     /// `metadata.generation`: counts the changes of its spec; 0 where the source gives none.
     pub generation: i64,

@@ -83,6 +83,9 @@ impl Converted {
             (Some(Object::AuthorizationPolicy(policy)), _) if policy.invalid.is_some() => {
                 "; the policy denies what it selects"
             }
+            (Some(Object::MeshPolicy(policy)), _) if policy.jwt_invalid => {
+                "; the policy denies what it selects"
+            }
             (Some(Object::MeshPolicy(policy)), _) if policy.invalid.is_some() => {
                 "; the policy is STRICT for what it selects"
             }

@@ -12,6 +12,7 @@ use super::provider;
 use super::reader::{self, Reader};
 use super::rules::read_rules;
 use super::{Converted, FieldPath, FieldProblem, problem};
+use crate::cluster::field::Segment;
 use crate::model::NamespacedName;
 use crate::state::{
     Action, AuthorizationPolicy, MeshPolicy, MtlsMode, Object, ObjectKind, PolicyScope,
@@ -90,7 +91,8 @@ pub(super) fn mesh(converted: &mut Converted, value: &Value, alien: Option<Field
     let mut mtls = None;
     let mut port_mtls = BTreeMap::new();
     let mut jwt = Vec::new();
-    let mut jwt_invalid = false;
+    // One of Istio's kind says nothing of tokens, in whichever version.
+    let speaks_of_tokens = converted.kind != "PeerAuthentication";
     let mut scope = Scope {
         failed: unnamed,
         ..Scope::default()
@@ -104,11 +106,7 @@ pub(super) fn mesh(converted: &mut Converted, value: &Value, alien: Option<Field
         match key {
             "selector" => scope.selector(&mut reader, value, &path),
             "targetRefs" => scope.targets(&mut reader, value, &path, &name.namespace),
-            "jwt" => {
-                let before = reader.problems.len();
-                jwt = jwt::read(&mut reader, value, &path);
-                jwt_invalid = reader.problems.len() > before;
-            }
+            "jwt" => jwt = jwt::read(&mut reader, value, &path),
             _ => {
                 for (key, value, path) in reader.fields(value, &path, &["mode", "ports"]) {
                     match key {
@@ -119,19 +117,30 @@ pub(super) fn mesh(converted: &mut Converted, value: &Value, alien: Option<Field
             }
         }
     }
+    let scope = scope.finish(&mut reader, &name.namespace);
+    let mut problems = reader.problems.iter();
     let policy = MeshPolicy {
-        scope: scope.finish(&mut reader, &name.namespace),
+        scope,
         name: name.clone(),
         mtls,
         port_mtls,
         jwt,
-        jwt_invalid,
+        jwt_invalid: speaks_of_tokens && problems.any(|problem| may_hide_tokens(&problem.field)),
         generation: generation(value),
         invalid: invalid(&reader),
     };
     converted.problems.append(&mut reader.problems);
     converted.is(ObjectKind::MeshPolicy, name);
     converted.object = Some(Object::MeshPolicy(policy));
+}
+
+/// What is wrong there may be meant to say whose tokens are taken, such as a `jwts` in
+/// place of `jwt`: everywhere but in fields of which it is known what they are about.
+fn may_hide_tokens(field: &FieldPath) -> bool {
+    let [Segment::Key(spec), Segment::Key(part), ..] = &field.0[..] else {
+        return true;
+    };
+    spec != "spec" || !["mtls", "selector", "targetRefs"].contains(&part.as_str())
 }
 
 /// Its name. A policy without a proper one gets one, so that it can deny. One of a

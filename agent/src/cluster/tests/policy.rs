@@ -472,8 +472,11 @@ fn mesh_policies_that_are_not_understood_are_strict() {
             "  mtls: {ports: {80: {}}}",
             "spec.mtls.ports.80.mode: is empty",
         ),
-        ("  tracing: {}", "spec.tracing: is not known here"),
         ("  mtls: {mod: STRICT}", "spec.mtls.mod: is not known here"),
+        (
+            "  jwt: {providers: [{issuer: a, jwksUri: 'http://a'}]}\n  targetRefs: []",
+            "spec.targetRefs: is empty",
+        ),
     ];
     for (spec, expected) in cases {
         let (policy, problems) = mesh(spec);
@@ -483,6 +486,38 @@ fn mesh_policies_that_are_not_understood_are_strict() {
             text.contains("; the policy is STRICT for what it selects"),
             "{text}"
         );
+        assert!(policy.invalid.is_some() && !policy.jwt_invalid);
+    }
+}
+
+#[test]
+fn mesh_policies_whose_tokens_may_be_lost_deny() {
+    for (spec, expected) in [
+        ("  jwts: {}", "spec.jwts: is not known here"),
+        (
+            "  mtls: {mode: STRICT}\n  JWT: {providers: []}",
+            "spec.JWT: is not known here",
+        ),
+        ("  - jwt", "spec: must be a map"),
+    ] {
+        let (policy, problems) = mesh(spec);
+        let text = problems.join("\n");
+        assert!(text.contains(expected), "{text}");
+        assert!(
+            text.contains("; the policy denies what it selects"),
+            "{text}"
+        );
+        assert!(policy.jwt_invalid && policy.invalid.is_some());
+    }
+    for (version, kind, denies) in [
+        ("fairlead.dev/v1", "MeshPolicy", true),
+        ("security.istio.io/v1", "PeerAuthentication", false),
+    ] {
+        let text =
+            format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: p}}\nspec: {{}}\n");
+        let snapshot = World::of(&text);
+        let policy = snapshot.mesh_policies.values().next().unwrap();
+        assert_eq!(policy.jwt_invalid, denies);
         assert!(policy.invalid.is_some());
     }
 }
