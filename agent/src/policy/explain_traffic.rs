@@ -8,8 +8,10 @@ use super::explanation::TrafficStep;
 use super::traffic::{
     Limiter, LoadBalancing, OutlierDetection, RateLimit, Retries, Timeouts, TrafficSettings,
 };
+use crate::model::normal_path;
 use crate::state::traffic::{
-    AbortWith, Algorithm, Fault, HashKey, LimitKey, Share, TrafficMatch, TrafficPolicy,
+    AbortWith, Algorithm, ComparedPath, Fault, HashKey, LimitKey, Share, TrafficMatch,
+    TrafficPolicy,
 };
 
 /// The request that is asked about, as policies of traffic match it.
@@ -54,15 +56,19 @@ pub(super) fn traffic(settings: &TrafficSettings, seen: Option<Seen<'_>>) -> Tra
             it.min, it.max
         ));
     }
-    let matches = |it: &TrafficMatch| {
-        seen.is_none_or(|seen| it.matches(seen.method, seen.path, seen.headers))
+    let path = seen.and_then(|seen| normal_path(seen.path).ok());
+    let matches = |it: &TrafficMatch, path| {
+        seen.is_none_or(|seen| it.matches(seen.method, path, seen.headers))
     };
+    let for_limit = ComparedPath::for_limit(path.as_deref());
+    let for_fault = ComparedPath::for_fault(path.as_deref());
     let limits = settings
         .rate_limits
         .iter()
-        .filter(|it| matches(&it.matches));
+        .filter(|it| matches(&it.matches, for_limit));
     lines.extend(limits.map(limit));
-    let faults = settings.faults.iter().filter(|it| matches(&it.matches));
+    let faults = settings.faults.iter();
+    let faults = faults.filter(|it| matches(&it.matches, for_fault));
     // The first that matches counts.
     let counting = if seen.is_some() { 1 } else { usize::MAX };
     lines.extend(faults.take(counting).map(fault));

@@ -365,10 +365,41 @@ pub struct TrafficMatch {
     pub headers: Vec<HeaderMatch>,
 }
 
+/// The path of a request as it is compared.
+#[derive(Clone, Copy, Debug)]
+pub enum ComparedPath<'a> {
+    /// In the form of [`crate::model::normal_path`], without the query.
+    Form(&'a str),
+    /// It has no such form; with `matches` it is taken for any path that is asked for,
+    /// otherwise for none.
+    Formless {
+        /// Whether it is taken for any.
+        matches: bool,
+    },
+}
+
+impl<'a> ComparedPath<'a> {
+    /// As limits see it, that nobody escapes by a path without a form.
+    pub fn for_limit(form: Option<&'a str>) -> Self {
+        form.map_or(Self::Formless { matches: true }, Self::Form)
+    }
+
+    /// As faults see it, which are made only where they are meant.
+    pub fn for_fault(form: Option<&'a str>) -> Self {
+        form.map_or(Self::Formless { matches: false }, Self::Form)
+    }
+
+    fn is_one_of(self, paths: &[StringMatch]) -> bool {
+        match self {
+            Self::Form(path) => paths.iter().any(|it| it.matches(path)),
+            Self::Formless { matches } => matches,
+        }
+    }
+}
+
 impl TrafficMatch {
-    /// It holds for a request; `path` is without the query. Of a header that is there more
-    /// than once any may match.
-    pub fn matches(&self, method: &Method, path: &str, headers: &HeaderMap) -> bool {
+    /// It holds for a request. Of a header that is there more than once any may match.
+    pub fn matches(&self, method: &Method, path: ComparedPath<'_>, headers: &HeaderMap) -> bool {
         let any = |value: &StringMatch, values: http::header::GetAll<'_, _>| {
             let mut texts = values
                 .iter()
@@ -376,7 +407,7 @@ impl TrafficMatch {
             texts.any(|text| value.matches(text))
         };
         (self.methods.is_empty() || self.methods.contains(method))
-            && (self.paths.is_empty() || self.paths.iter().any(|it| it.matches(path)))
+            && (self.paths.is_empty() || path.is_one_of(&self.paths))
             && self
                 .headers
                 .iter()

@@ -283,6 +283,11 @@ fn path_match(value: &Value) -> Result<PathPattern, String> {
         let parts = template(text)?;
         return Ok(PathPattern::Template(PathTemplate(parts)));
     }
+    text_path(value).map(PathPattern::Text)
+}
+
+/// A path, or its start or end, in the form in which paths are compared.
+pub(super) fn text_path(value: &Value) -> Result<StringMatch, String> {
     let pattern = reader::string_match(value)?;
     match &pattern {
         StringMatch::Exact(exact) => normal(exact, exact)?,
@@ -291,7 +296,7 @@ fn path_match(value: &Value) -> Result<PathPattern, String> {
         StringMatch::Suffix(suffix) => normal(suffix, &format!("/x{suffix}"))?,
         StringMatch::Present => {}
     }
-    Ok(PathPattern::Text(pattern))
+    Ok(pattern)
 }
 
 fn normal(written: &str, path: &str) -> Result<(), String> {

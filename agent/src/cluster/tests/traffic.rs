@@ -272,6 +272,27 @@ fn rate_limits_are_read() {
 }
 
 #[test]
+fn paths_that_can_not_be_compared_are_refused() {
+    for (path, why) in [
+        ("api", "the path does not begin with a slash"),
+        (
+            "/%61*",
+            "paths are compared in their normal form, such as /ax",
+        ),
+        ("/a%2Fb", "the path has an encoded slash or a backslash"),
+    ] {
+        check(
+            "faults",
+            json!([{"match": {"paths": [path]}, "abort": {"status": 503}}]),
+            &format!(
+                "spec.faults[0].match.paths[0]: {:?} can never match: {why}",
+                path.trim_end_matches('*')
+            ),
+        );
+    }
+}
+
+#[test]
 fn faults_are_read() {
     let faults = json!([
         {"delay": {"percent": 0.1, "duration": "3s"}, "abort": {"status": 503}},

@@ -32,7 +32,7 @@ use super::record::Exchange;
 use super::reply::reply;
 use super::tries::Target;
 use super::upstream::{self, Sent};
-use crate::model::NamespacedName;
+use crate::model::{NamespacedName, normal_path};
 use crate::policy::{AppProtocol, BackendTarget, CompiledRule, Matched, RequestHead, Table};
 use crate::proxy::reach::Dialler;
 
@@ -196,12 +196,17 @@ impl Outbound {
         parts: &Parts,
     ) -> Result<(), Refused> {
         let settings = table.traffic(service, *port);
+        if settings.rate_limits.is_empty() && settings.faults.is_empty() {
+            return Ok(());
+        }
+        let path = normal_path(parts.uri.path()).ok();
         if !settings.rate_limits.is_empty() {
             let counted = Counted {
                 service,
                 port: *port,
                 client: &self.dialler.client.pod.identity,
                 rule,
+                path: path.as_deref(),
                 parts,
             };
             let now = tokio::time::Instant::now().into_std();
@@ -215,7 +220,7 @@ impl Outbound {
             let asker = (shared, client);
             count_globally(&settings.rate_limits, counted, peer.ip(), asker).await?;
         }
-        let head = (&parts.method, parts.uri.path(), &parts.headers);
+        let head = (&parts.method, path.as_deref(), &parts.headers);
         let injected = fault::injected(&settings.faults, head, rand::random);
         if let Some(delay) = injected.delay {
             tokio::time::sleep(delay).await;

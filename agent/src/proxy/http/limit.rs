@@ -14,7 +14,7 @@ use xxhash_rust::xxh3::{Xxh3, Xxh3Builder};
 use crate::model::{NamespacedName, SpiffeId};
 use crate::policy::balance::TokenBucket;
 use crate::policy::traffic::{Limiter, RateLimit};
-use crate::state::traffic::LimitKey;
+use crate::state::traffic::{ComparedPath, LimitKey};
 
 /// Buckets of one limit; further values share one.
 const BUCKETS: usize = 16_384;
@@ -29,7 +29,20 @@ pub(in crate::proxy) struct Counted<'a> {
     pub(in crate::proxy) client: &'a SpiffeId,
     /// The label of the rule that it matched.
     pub(in crate::proxy) rule: Option<&'a str>,
+    /// Its path in the form in which paths are compared, if it has one.
+    pub(in crate::proxy) path: Option<&'a str>,
     pub(in crate::proxy) parts: &'a Parts,
+}
+
+impl Counted<'_> {
+    /// The limit holds for it.
+    pub(in crate::proxy) fn is_of(&self, limit: &RateLimit) -> bool {
+        let path = ComparedPath::for_limit(self.path);
+        let Parts {
+            method, headers, ..
+        } = self.parts;
+        limit.matches.matches(method, path, headers)
+    }
 }
 
 /// A request that may not go.
@@ -92,11 +105,7 @@ impl Limits {
             else {
                 continue;
             };
-            let parts = counted.parts;
-            if !limit
-                .matches
-                .matches(&parts.method, parts.uri.path(), &parts.headers)
-            {
+            if !counted.is_of(limit) {
                 continue;
             }
             let rate = Rate {
@@ -229,6 +238,7 @@ mod tests {
     use super::{Counted, Limited, Limits};
     use crate::model::{NamespacedName, SpiffeId, TrustDomain};
     use crate::policy::traffic::{Limiter, RateLimit};
+    use crate::state::StringMatch;
     use crate::state::traffic::{LimitKey, TrafficMatch};
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -253,12 +263,14 @@ mod tests {
         client: &'static str,
         rule: &'static str,
         key: Option<&'static str>,
+        path: Option<&'static str>,
     }
 
     const ASKS: Asks = Asks {
         client: "cart",
         rule: "r",
         key: None,
+        path: Some("/"),
     };
 
     fn ask(limits: &Limits, limit: &RateLimit, asks: Asks, now: Instant) -> Result<(), Limited> {
@@ -274,6 +286,7 @@ mod tests {
             port: 80,
             client: &client,
             rule: Some(asks.rule),
+            path: asks.path,
             parts: &parts,
         };
         limits.count(std::slice::from_ref(limit), counted, now)
@@ -320,6 +333,7 @@ mod tests {
             client: "web",
             rule: "s",
             key: Some("a"),
+            ..ASKS
         };
         assert!(ask(&limits, &limit, other, now).is_err());
     }
@@ -344,6 +358,19 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(ask(&limits, &limit, ASKS, now), Ok(()));
         }
+    }
+
+    #[test]
+    fn a_path_without_a_form_escapes_no_limit() {
+        let (limits, now) = (Limits::default(), Instant::now());
+        let mut limit = limit(LimitKey::Service, 1);
+        limit.matches.paths = vec![StringMatch::Exact("/api".into())];
+        let asks = |path| ask(&limits, &limit, Asks { path, ..ASKS }, now);
+        assert_eq!(asks(Some("/other")), Ok(()));
+        assert_eq!(asks(None), Ok(()));
+        assert!(asks(Some("/api")).is_err());
+        assert!(asks(None).is_err());
+        assert_eq!(asks(Some("/other")), Ok(()));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::super::FieldPath;
 use super::super::reader::{self, Reader};
+use super::super::rules::text_path;
 use super::values::{self, items, number, share, time, word};
 use crate::model::NamespacedName;
 use crate::state::traffic::{
@@ -66,7 +67,7 @@ fn read_match(reader: &mut Reader, value: &Value, path: &FieldPath) -> TrafficMa
             "methods" => {
                 matches.methods = values::list(reader, value, &path, INNER, values::method);
             }
-            "paths" => matches.paths = values::list(reader, value, &path, INNER, values::path),
+            "paths" => matches.paths = values::list(reader, value, &path, INNER, text_path),
             _ => {
                 for (value, path) in items(reader, value, &path, INNER) {
                     matches.headers.extend(read_header(reader, value, &path));

@@ -7,8 +7,7 @@ use http::{HeaderName, Method, StatusCode};
 use serde_json::Value;
 
 use super::super::FieldPath;
-use super::super::reader::{self, Reader};
-use crate::state::StringMatch;
+use super::super::reader::Reader;
 use crate::state::traffic::Share;
 
 /// The items of a list of at most so many.
@@ -185,15 +184,4 @@ pub(super) fn code(value: &Value) -> Result<StatusCode, String> {
     let code = code.and_then(|it| u16::try_from(it).ok());
     let code = code.and_then(|it| StatusCode::from_u16(it).ok());
     code.ok_or_else(|| format!("{value} is no status of a failure: 400 to 599"))
-}
-
-/// `/abc`, `/abc*`, `*abc` or `*`.
-pub(super) fn path(value: &Value) -> Result<StringMatch, String> {
-    let parsed = reader::string_match(value)?;
-    match &parsed {
-        StringMatch::Exact(text) | StringMatch::Prefix(text) if !text.starts_with('/') => {
-            Err(format!("{value} can never match: paths begin with a slash"))
-        }
-        _ => Ok(parsed),
-    }
 }

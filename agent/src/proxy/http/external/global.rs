@@ -33,9 +33,7 @@ pub(in crate::proxy::http) async fn count_globally(
         else {
             continue;
         };
-        let parts = counted.parts;
-        let path = parts.uri.path();
-        if !limit.matches.matches(&parts.method, path, &parts.headers) {
+        if !counted.is_of(limit) {
             continue;
         }
         let descriptors = global.descriptors.iter();
@@ -79,7 +77,7 @@ fn described(
             DescriptorValue::Client => counted.client.to_string(),
             DescriptorValue::Source => source.to_string(),
             DescriptorValue::Method => parts.method.to_string(),
-            DescriptorValue::Path => parts.uri.path().to_owned(),
+            DescriptorValue::Path => counted.path.unwrap_or(parts.uri.path()).to_owned(),
             DescriptorValue::Host => headers::host(parts).to_owned(),
             DescriptorValue::Route => counted.rule?.to_owned(),
         };
@@ -97,7 +95,7 @@ mod tests {
 
     #[test]
     fn a_descriptor_needs_all_of_its_values() {
-        let request = Request::post("/a/b?c").header("host", "web:80");
+        let request = Request::post("/a/%62?c").header("host", "web:80");
         let (parts, ()) = request
             .header("x-user", "joe")
             .body(())
@@ -108,6 +106,7 @@ mod tests {
             port: 80,
             client: &SpiffeId::new(TrustDomain("cluster.local".into()), "shop", "cart"),
             rule: None,
+            path: Some("/a/b"),
             parts: &parts,
         };
         let header = |name| DescriptorValue::Header(HeaderName::from_static(name));

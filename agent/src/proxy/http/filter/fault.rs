@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::Method;
 use http::{HeaderMap, StatusCode};
 
-use crate::state::traffic::{AbortWith, Fault};
+use crate::state::traffic::{AbortWith, ComparedPath, Fault};
 
 /// What is done to one request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,12 +17,13 @@ pub(in crate::proxy) struct Injected {
 }
 
 /// What the first fault that matches does to a request; the shares of its delay and of its
-/// abort are drawn apart. `path` is without the query.
+/// abort are drawn apart. `path` is in the form in which paths are compared.
 pub(in crate::proxy) fn injected(
     faults: &[Fault],
-    (method, path, headers): (&Method, &str, &HeaderMap),
+    (method, path, headers): (&Method, Option<&str>, &HeaderMap),
     mut random: impl FnMut() -> u64,
 ) -> Injected {
+    let path = ComparedPath::for_fault(path);
     let matching = |fault: &&Fault| fault.matches.matches(method, path, headers);
     let Some(fault) = faults.iter().find(matching) else {
         return Injected::default();
@@ -103,9 +104,15 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(faults: &[Fault], path: &str, draws: &[u64], delayed: bool, aborted: bool) {
+    fn check(
+        faults: &[Fault],
+        path: impl Into<Option<&'static str>>,
+        draws: &[u64],
+        delayed: bool,
+        aborted: bool,
+    ) {
         let mut draws = draws.iter().copied();
-        let facts = (&Method::GET, path, &HeaderMap::new());
+        let facts = (&Method::GET, path.into(), &HeaderMap::new());
         let found = injected(faults, facts, || draws.next().expect("no further draw"));
         let expected = Injected {
             delay: delayed.then_some(Duration::from_secs(1)),
@@ -123,6 +130,7 @@ mod tests {
         ];
         check(&faults, "/a", &[u64::MAX], true, false);
         check(&faults, "/b", &[], false, false);
+        check(&faults, None, &[], false, false);
     }
 
     #[test]

@@ -223,6 +223,21 @@ async fn requests_beyond_the_limit_are_refused_at_once() {
 }
 
 #[tokio::test]
+async fn no_spelling_of_a_path_escapes_a_limit() {
+    let mut shop = Shop::new(&[1]);
+    shop.policy("rateLimits: [{match: {paths: [/admin]}, local: {requests: 1, per: 1h}}]");
+    assert_eq!(shop.get("/admin", "").await.status(), 200);
+    for path in ["/admin", "/%61dmin", "//admin", "/x/../admin", "/a%2Fdmin"] {
+        assert_eq!(shop.get(path, "").await.status(), 429, "{path}");
+    }
+    assert_eq!(shop.get("/admins", "").await.status(), 200);
+    shop.policy("faults: [{match: {paths: [/admin]}, abort: {status: 418}}]");
+    for (path, status) in [("/%61dmin", 418), ("/./admin", 418), ("/a%2Fdmin", 200)] {
+        assert_eq!(shop.get(path, "").await.status(), status, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn connections_beyond_the_limit_are_not_opened() {
     let mut shop = Shop::new(&[1]);
     shop.policy("connections: {max: 1}");
