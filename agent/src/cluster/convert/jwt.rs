@@ -15,6 +15,12 @@ const CLOCK_SKEW: Duration = Duration::from_mins(1);
 /// More would be no check of times.
 const LARGEST_CLOCK_SKEW: Duration = Duration::from_mins(10);
 
+/// A larger key set is none: agents read and keep it.
+const LARGEST_KEY_SET: usize = 64 << 10;
+
+/// Keys of one set; as many as agents look at.
+const MOST_KEYS: usize = 256;
+
 /// Headers that carry the request itself, which no claim may become.
 const NOT_FOR_CLAIMS: [&str; 9] = [
     "host",
@@ -129,6 +135,10 @@ fn cookie(value: &Value) -> Result<Arc<str>, String> {
 /// A key set of which at least the form is right.
 fn read_keys(reader: &mut Reader, value: &Value, path: &FieldPath) -> Option<JwtKeys> {
     let text = reader.text(value, path)?;
+    if text.len() > LARGEST_KEY_SET {
+        reader.report(path, "is more than 64 KiB");
+        return None;
+    }
     let set: Value = match serde_json::from_str(text) {
         Ok(set) => set,
         Err(error) => {
@@ -141,6 +151,10 @@ fn read_keys(reader: &mut Reader, value: &Value, path: &FieldPath) -> Option<Jwt
     if !keys.is_some_and(|keys| !keys.is_empty() && keys.iter().all(of_kind)) {
         let message = "is no key set: {\"keys\": [{\"kty\": ...}]}";
         reader.report(path, message);
+        return None;
+    }
+    if keys.is_some_and(|keys| keys.len() > MOST_KEYS) {
+        reader.report(path, "has more than 256 keys");
         return None;
     }
     Some(JwtKeys::Inline(text.into()))

@@ -166,6 +166,25 @@ fn issuers_of_tokens() {
 }
 
 #[test]
+fn key_sets_have_a_size() {
+    let with = |keys: &str| {
+        let set = format!(r#"{{"keys": [{keys}]}}"#);
+        mesh(&format!("{{providers: [{{issuer: a, jwks: '{set}'}}]}}"))
+    };
+    let many = |count| vec![r#"{"kty": "RSA"}"#; count].join(",");
+    assert_eq!(with(&many(256)).1, Vec::<String>::new());
+    let long = format!(r#"{{"kty": "RSA", "n": "{}"}}"#, "A".repeat(64 << 10));
+    for (keys, expected) in [
+        (many(257), "jwks: has more than 256 keys"),
+        (long, "jwks: is more than 64 KiB"),
+    ] {
+        let (policy, problems) = with(&keys);
+        assert!(policy.jwt_invalid);
+        assert!(problems[0].contains(expected), "{problems:?}");
+    }
+}
+
+#[test]
 fn issuers_that_are_not_understood_deny() {
     let (policy, problems) = mesh("{providers: [{issuer: a, jwksURI: 'http://a'}]}");
     assert!(policy.jwt_invalid && policy.invalid.is_some());

@@ -2,7 +2,7 @@
 //! background, and kept while their server is away.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use http::Uri;
@@ -46,9 +46,16 @@ struct Inner {
     tasks: Tasks,
     tls: Tls,
     remote: Mutex<HashMap<Place, Arc<Remote>>>,
-    /// Those that policies bring with them; as many as there are policies.
-    inline: Mutex<HashMap<Arc<str>, Arc<KeySet>>>,
+    inline: Inline,
 }
+
+/// The keys that policies bring with them. Each set is read once, and by nobody while all
+/// others wait; one that can't be read stays so.
+#[derive(Debug, Default)]
+struct Inline(Mutex<HashMap<Arc<str>, Arc<Read>>>);
+
+/// What came of reading a set.
+type Read = OnceLock<Option<Arc<KeySet>>>;
 
 /// The keys at one URI.
 #[derive(Debug)]
@@ -80,7 +87,7 @@ impl Keys {
             tasks,
             tls: Tls::default(),
             remote: Mutex::default(),
-            inline: Mutex::default(),
+            inline: Inline::default(),
         }))
     }
 
@@ -94,7 +101,7 @@ impl Keys {
     ) -> Result<Claims, JwtError> {
         let uri = match &provider.keys {
             JwtKeys::Inline(text) => {
-                let keys = self.inline(text)?;
+                let keys = self.0.inline.keys(text).ok_or(JwtError::NoKeys)?;
                 return token.verify(provider, &keys, now());
             }
             JwtKeys::Uri(uri) => uri,
@@ -108,21 +115,6 @@ impl Keys {
             }
             result => result,
         }
-    }
-
-    fn inline(&self, text: &Arc<str>) -> Result<Arc<KeySet>, JwtError> {
-        let mut inline = lock(&self.0.inline);
-        if let Some(keys) = inline.get(text) {
-            return Ok(Arc::clone(keys));
-        }
-        let keys = KeySet::parse(text.as_bytes(), false).map_err(|_invalid| JwtError::NoKeys)?;
-        // Sets of policies that are gone: whoever still needs one reads it again.
-        if inline.len() >= MOST_INLINE {
-            inline.clear();
-        }
-        let keys = Arc::new(keys);
-        let _before = inline.insert(Arc::clone(text), Arc::clone(&keys));
-        Ok(keys)
     }
 
     /// The keys at a URI, which are fetched from now on.
@@ -155,6 +147,26 @@ impl Keys {
 
 /// Inline sets that are kept.
 const MOST_INLINE: usize = 1024;
+
+impl Inline {
+    fn keys(&self, text: &Arc<str>) -> Option<Arc<KeySet>> {
+        let read = self.place(text);
+        let parse = || KeySet::parse(text.as_bytes(), false).ok().map(Arc::new);
+        read.get_or_init(parse).clone()
+    }
+
+    fn place(&self, text: &Arc<str>) -> Arc<Read> {
+        let mut all = lock(&self.0);
+        if let Some(read) = all.get(text) {
+            return Arc::clone(read);
+        }
+        // Sets of policies that are gone: whoever still needs one reads it again.
+        if all.len() >= MOST_INLINE {
+            all.clear();
+        }
+        Arc::clone(all.entry(Arc::clone(text)).or_default())
+    }
+}
 
 impl Inner {
     /// Fetches the keys again and again, until nobody asks for them any more.
@@ -230,4 +242,18 @@ fn jittered(pause: Duration) -> Duration {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic under this lock would have ended the process.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::Inline;
+
+    #[test]
+    fn a_set_that_can_not_be_read_is_read_once() {
+        let (inline, text) = (Inline::default(), Arc::from(r#"{"keys": []}"#));
+        assert!(inline.keys(&text).is_none());
+        assert!(matches!(inline.place(&text).get(), Some(None)));
+    }
 }
