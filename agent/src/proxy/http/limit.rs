@@ -19,6 +19,9 @@ use crate::state::traffic::{ComparedPath, LimitKey};
 /// Buckets of one limit; further values share one.
 const BUCKETS: usize = 16_384;
 
+/// Between two looks for buckets of a full limit that need not be kept.
+const BETWEEN_SWEEPS: Duration = Duration::from_secs(1);
+
 /// What is known of a request that is to be counted.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::proxy) struct Counted<'a> {
@@ -65,8 +68,16 @@ pub(in crate::proxy) struct Limits {
 /// The buckets of one limit of one port.
 #[derive(Debug)]
 struct Buckets {
-    by_key: RwLock<HashMap<u128, Arc<TokenBucket>>>,
+    known: RwLock<Known>,
     overflow: TokenBucket,
+}
+
+/// Buckets by their keys.
+#[derive(Debug, Default)]
+struct Known {
+    by_key: HashMap<u128, Arc<TokenBucket>>,
+    /// When those that need not be kept were last looked for.
+    swept: Option<Instant>,
 }
 
 /// What a limit lets through, beside its name the identity of its buckets: with other
@@ -140,35 +151,53 @@ impl Limits {
 impl Buckets {
     fn new(rate: Rate, now: Instant) -> Self {
         Self {
-            by_key: RwLock::default(),
+            known: RwLock::default(),
             overflow: rate.bucket(now),
         }
     }
 
     fn take(&self, key: u128, rate: Rate, most: usize, now: Instant) -> Result<(), Duration> {
-        let known = self.by_key.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bucket) = known.get(&key) {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bucket) = known.by_key.get(&key) {
             return bucket.take(now);
         }
-        let full = known.len() >= most;
-        drop(known);
-        let mut known = self.by_key.write().unwrap_or_else(PoisonError::into_inner);
-        if full {
-            known.retain(|_key, bucket| !bucket.is_full(now));
-        }
-        if known.len() >= most && !known.contains_key(&key) {
-            drop(known);
+        if known.has_no_room(most, now) {
             return self.overflow.take(now);
         }
-        let bucket = known
-            .entry(key)
-            .or_insert_with(|| Arc::new(rate.bucket(now)));
-        bucket.take(now)
+        drop(known);
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        match known.bucket(key, rate, most, now) {
+            Some(bucket) => bucket.take(now),
+            None => self.overflow.take(now),
+        }
     }
 
     fn is_at_rest(&self, now: Instant) -> bool {
-        let known = self.by_key.read().unwrap_or_else(PoisonError::into_inner);
-        self.overflow.is_full(now) && known.values().all(|bucket| bucket.is_full(now))
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let mut buckets = known.by_key.values();
+        self.overflow.is_full(now) && buckets.all(|bucket| bucket.is_full(now))
+    }
+}
+
+impl Known {
+    /// It is full, and was so when it was last looked at, a moment ago.
+    fn has_no_room(&self, most: usize, now: Instant) -> bool {
+        let lately = |swept| now.saturating_duration_since(swept) < BETWEEN_SWEEPS;
+        self.by_key.len() >= most && self.swept.is_some_and(lately)
+    }
+
+    /// The bucket of a key, a new one where there is room for it.
+    fn bucket(&mut self, key: u128, rate: Rate, most: usize, now: Instant) -> Option<&TokenBucket> {
+        // Whoever held the lock before may have swept.
+        if self.by_key.len() >= most && !self.has_no_room(most, now) {
+            self.by_key.retain(|_key, bucket| !bucket.is_full(now));
+            self.swept = Some(now);
+        }
+        if self.by_key.len() >= most && !self.by_key.contains_key(&key) {
+            return None;
+        }
+        let new = || Arc::new(rate.bucket(now));
+        Some(self.by_key.entry(key).or_insert_with(new))
     }
 }
 
@@ -393,7 +422,7 @@ mod tests {
         assert_eq!(ask(&limits, &limit, keyed("a"), now + 2 * SECOND), Ok(()));
         let buckets = limits.limits.read().unwrap_or_else(PoisonError::into_inner);
         let buckets = buckets.values().next().unwrap();
-        assert_eq!(buckets.by_key.read().unwrap().len(), 2);
+        assert_eq!(buckets.known.read().unwrap().by_key.len(), 2);
         // Buckets that are full again make room.
         let _shared = buckets.take(
             7,
@@ -405,6 +434,27 @@ mod tests {
             2,
             now + 9 * SECOND,
         );
-        assert_eq!(buckets.by_key.read().unwrap().len(), 1);
+        assert_eq!(buckets.known.read().unwrap().by_key.len(), 1);
+    }
+
+    #[test]
+    fn a_full_limit_is_swept_once_a_second() {
+        let rate = super::Rate {
+            requests: 10,
+            per: SECOND,
+            burst: 10,
+        };
+        let now = Instant::now();
+        let buckets = super::Buckets::new(rate, now);
+        let kept_after = |key, after| {
+            assert_eq!(buckets.take(key, rate, 2, now + after), Ok(()));
+            buckets.known.read().unwrap().by_key.len()
+        };
+        for (key, kept) in [(1, 1), (2, 2), (3, 2)] {
+            assert_eq!(kept_after(key, Duration::ZERO), kept);
+        }
+        // Both are full again, but nobody looks.
+        assert_eq!(kept_after(4, SECOND / 2), 2);
+        assert_eq!(kept_after(5, SECOND), 1);
     }
 }
