@@ -17,6 +17,7 @@ use super::record::ConnectionId;
 use super::shared::Shared;
 use crate::model::NamespacedName;
 use crate::policy::{HttpRequest, Permission, Route};
+use crate::state::is_local;
 
 /// A pod of this node in whose name calls are made. It does not keep the pod.
 #[derive(Clone, Debug)]
@@ -55,6 +56,17 @@ impl Caller {
     pub(super) fn knows(&self, service: &NamespacedName) -> bool {
         let shared = self.shared.upgrade();
         shared.is_some_and(|shared| shared.table().snapshot().services.contains_key(service))
+    }
+
+    /// An address that the node's own calls must not go to, whoever says so: its own, those
+    /// of its links, and those of all nodes.
+    pub(super) fn is_out_of_bounds(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        let of_node = |shared: Arc<Shared>| {
+            let table = shared.table();
+            table.snapshot().node_addresses.contains(&ip)
+        };
+        is_local(ip) || self.shared.upgrade().is_none_or(of_node)
     }
 
     /// Dials a port of a Service, one of its endpoints, to ask it for what it is asked for.

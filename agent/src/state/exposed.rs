@@ -64,7 +64,7 @@ impl Snapshot {
 }
 
 /// Never anybody's but the machine's or the link's own, such as that of a cloud's metadata.
-fn is_local(ip: IpAddr) -> bool {
+pub fn is_local(ip: IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(ip) => {
             ip.is_loopback() || ip.is_link_local() || ip.is_unspecified() || ip.is_multicast()

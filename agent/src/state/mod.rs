@@ -32,7 +32,7 @@ mod tests;
 
 pub use change::{Change, Object, ObjectKey, ObjectKind, Origin};
 pub use dict::Dict;
-pub use exposed::Exposed;
+pub use exposed::{Exposed, is_local};
 pub use external::{ExternalProvider, IncludedBody};
 pub use jwt::{ClaimHeader, JwtKeys, JwtProvider, TokenHeader};
 pub use objects::{

@@ -62,8 +62,8 @@ pub(super) enum FetchError {
 /// From where keys are fetched.
 #[derive(Clone, Debug)]
 pub(in crate::proxy) enum Via {
-    /// From the node's own network.
-    Node,
+    /// From the node's own network, whichever pod asks first.
+    Node(Caller),
     /// As a pod of this node calls a Service.
     Pod(Caller),
 }
@@ -73,14 +73,14 @@ impl Via {
     pub(super) fn to(&self, uri: &Uri) -> Self {
         match self {
             Self::Pod(caller) if service(caller, uri).is_some() => self.clone(),
-            Self::Pod(_) | Self::Node => Self::Node,
+            Self::Pod(caller) | Self::Node(caller) => Self::Node(caller.clone()),
         }
     }
 
     /// Whose view of the network it is.
     pub(super) fn owner(&self) -> Option<PodKey> {
         match self {
-            Self::Node => None,
+            Self::Node(_) => None,
             Self::Pod(caller) => Some(caller.key()),
         }
     }
@@ -116,20 +116,27 @@ async fn attempt(uri: &Uri, via: &Via, tls: &Tls) -> Result<KeySet, FetchError> 
             let stream = stream.map_err(|error| FetchError::Connect(io::Error::other(error)))?;
             exchange(uri, tls.wrap(stream, host, encrypted).await?).await?
         }
-        Via::Node => {
-            let stream = dial(host, port).await.map_err(FetchError::Connect)?;
+        Via::Node(caller) => {
+            let dialled = dial(host, port, caller).await;
+            let stream = dialled.map_err(FetchError::Connect)?;
             exchange(uri, tls.wrap(stream, host, encrypted).await?).await?
         }
     };
     KeySet::parse(&text, true).map_err(FetchError::Keys)
 }
 
-/// Dials from the node's own network, the addresses of the host one after the other.
-async fn dial(host: &str, port: u16) -> io::Result<TcpStream> {
+/// Dials from the node's own network, the addresses of the host one after the other. Who
+/// writes a policy may not reach by it what only the node can.
+async fn dial(host: &str, port: u16, caller: &Caller) -> io::Result<TcpStream> {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host, port)).await?.collect();
     let mut error = io::Error::other("the host has no address");
     for address in addresses {
+        if caller.is_out_of_bounds(address.ip()) {
+            let message = format!("{} is the machine's own, or a node's", address.ip());
+            error = io::Error::new(io::ErrorKind::PermissionDenied, message);
+            continue;
+        }
         let socket = if address.is_ipv4() {
             TcpSocket::new_v4()?
         } else {

@@ -12,10 +12,12 @@ use super::{Heard, ask, everywhere, request_flow};
 use crate::flow::Verdict;
 use crate::model::NamespacedName;
 use crate::policy::jwt_fixtures::{ec_key, rsa_key, set, sign};
+use crate::proxy::caller::Caller;
 use crate::proxy::tests::world::{World, app, fresh_ip};
 use crate::state::{
     Action, AuthorizationPolicy, ClaimHeader, Condition, From, JwtKeys, JwtProvider, MeshPolicy,
-    Object, PathPattern, PolicyScope, Rule, Selector, StringMatch, Test, To, TokenHeader, Values,
+    Object, PathPattern, Pod, PolicyScope, Rule, Selector, StringMatch, Test, To, TokenHeader,
+    Values,
 };
 
 pub(super) fn policy(name: &str, action: Action, rule: Rule) -> AuthorizationPolicy {
@@ -361,9 +363,11 @@ struct Issuer {
 }
 
 impl Issuer {
-    fn start(keys: &[Value]) -> Self {
+    /// In a pod outside the mesh.
+    fn start(world: &mut World, keys: &[Value]) -> Self {
         use std::sync::atomic::{AtomicUsize, Ordering};
-        let (listener, address) = app(SocketAddr::new(fresh_ip(), 0));
+        let pod = world.declare("keys", 1, false);
+        let (listener, address) = app(SocketAddr::new(pod.ips[0], 0));
         let keys = Arc::new(std::sync::Mutex::new(set(keys)));
         let asked = Arc::new(AtomicUsize::new(0));
         let (shared, count) = (Arc::clone(&keys), Arc::clone(&asked));
@@ -386,9 +390,10 @@ impl Issuer {
         }
     }
 
-    fn provider(&self) -> Arc<JwtProvider> {
-        let uri = format!("http://{}/keys", self.address);
-        provider(JwtKeys::Uri(uri.into()))
+    /// By the name of a Service.
+    fn provider(&self, world: &mut World) -> Arc<JwtProvider> {
+        let _service = world.service("keys", &[self.address]);
+        provider(JwtKeys::Uri("http://keys.shop/keys".into()))
     }
 
     fn asked(&self) -> usize {
@@ -400,8 +405,9 @@ impl Issuer {
 async fn keys_are_fetched_once_and_kept_while_their_server_is_away() {
     let mut world = World::new();
     let (client, [(_, address), _]) = everywhere(&mut world);
-    let issuer = Issuer::start(&[ec_key("e")]);
-    with_jwt(&mut world, issuer.provider());
+    let issuer = Issuer::start(&mut world, &[ec_key("e")]);
+    let provider = issuer.provider(&mut world);
+    with_jwt(&mut world, provider);
     let mut stream = client.dial(address).await;
     let good = bearer(&token("e", &json!({})));
     for _ in 0..3 {
@@ -426,14 +432,49 @@ async fn keys_are_fetched_once_and_kept_while_their_server_is_away() {
 }
 
 #[tokio::test]
+async fn nobody_sends_the_agent_to_the_addresses_of_its_node() {
+    let mut world = World::new();
+    let (client, [(_, address), _]) = everywhere(&mut world);
+    let issuer = Issuer::start(&mut world, &[ec_key("e")]);
+    let uri = format!("http://{}/keys", issuer.address);
+    with_jwt(&mut world, provider(JwtKeys::Uri(uri.into())));
+    let mut stream = client.dial(address).await;
+    let good = bearer(&token("e", &json!({})));
+    assert_eq!(get(&mut stream, "/a", &good).await.status(), 401);
+    assert_eq!(issuer.asked(), 0);
+    let agent = world.declare("agent", 0, false);
+    world.apply(Object::Pod(Pod {
+        host_network: true,
+        ips: vec!["192.0.2.1".parse().unwrap()],
+        ..Pod::clone(&agent)
+    }));
+    world.publish();
+    let shared = &world.nodes[0].proxy.shared;
+    let caller = Caller::new(shared, &shared.pod(&client.pod.name).unwrap());
+    for (ip, expected) in [
+        ("192.0.2.1", true),
+        ("::ffff:192.0.2.1", true),
+        ("169.254.169.254", true),
+        ("192.0.2.2", false),
+    ] {
+        assert_eq!(
+            caller.is_out_of_bounds(ip.parse().unwrap()),
+            expected,
+            "{ip}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn without_keys_no_token_is_valid() {
     let mut world = World::new();
     let (client, [(_, address), _]) = everywhere(&mut world);
     // Nobody listens there.
     let (listener, away) = app(SocketAddr::new(fresh_ip(), 0));
     drop(listener);
-    let uri = format!("http://{away}/keys");
-    with_jwt(&mut world, provider(JwtKeys::Uri(uri.into())));
+    let _service = world.service("keys", &[away]);
+    let uri = "http://keys.shop/keys".into();
+    with_jwt(&mut world, provider(JwtKeys::Uri(uri)));
     let mut stream = client.dial(address).await;
     let refused = get(&mut stream, "/a", &bearer(&token("e", &json!({})))).await;
     assert_eq!(refused.status(), 401);
