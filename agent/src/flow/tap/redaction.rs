@@ -34,10 +34,9 @@ const TELLING: [&str; 11] = [
 /// How credentials begin, wherever they are, in lower case.
 const SCHEMES: [&str; 3] = ["bearer ", "basic ", "digest "];
 
-/// Headers that have addresses in them, and so queries.
-const ADDRESSES: [&str; 8] = [
+/// Headers that have an address in them, and so a query and a fragment.
+const ADDRESSES: [&str; 7] = [
     "content-location",
-    "link",
     "location",
     "referer",
     "refresh",
@@ -89,13 +88,20 @@ fn is_secret(name: &HeaderName, value: &HeaderValue) -> bool {
     }
     let start = value.as_bytes().get(..16).unwrap_or(value.as_bytes());
     let start = start.to_ascii_lowercase();
-    SCHEMES.iter().any(|it| start.starts_with(it.as_bytes()))
+    SCHEMES.iter().any(|it| start.starts_with(it.as_bytes())) || is_token(value.as_bytes())
+}
+
+/// A JSON Web Token: three parts, of which the first is an object (`{"`) in Base64.
+fn is_token(value: &[u8]) -> bool {
+    value.starts_with(b"eyJ") && value.split(|byte| *byte == b'.').count() == 3
 }
 
 fn shown(name: &HeaderName, value: &HeaderValue) -> String {
     let text = String::from_utf8_lossy(value.as_bytes());
-    let text = if ADDRESSES.contains(&name.as_str()) {
+    let text = if *name == header::LINK {
         without_queries(&text)
+    } else if ADDRESSES.contains(&name.as_str()) {
+        without_query(&text)
     } else {
         text.into_owned()
     };
@@ -105,15 +111,22 @@ fn shown(name: &HeaderName, value: &HeaderValue) -> String {
     }
 }
 
-/// The text with each query in it hidden, up to what ends an address.
+/// An address without its query and its fragment: implicit grants have tokens there.
+fn without_query(text: &str) -> String {
+    match text.find(['?', '#']) {
+        Some(start) => format!("{}{HIDDEN}", &text[..=start]),
+        None => text.to_owned(),
+    }
+}
+
+/// Several addresses in angle brackets, each without its query and its fragment.
 fn without_queries(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     let mut rest = text;
-    while let Some(start) = rest.find('?') {
-        let (before, after) = rest.split_at(start);
-        let end = after.find(['>', ' ', '"', ';', ',']).unwrap_or(after.len());
+    while let Some(start) = rest.find(['?', '#']) {
+        let (before, after) = rest.split_at(start + 1);
+        let end = after.find('>').unwrap_or(after.len());
         shown.push_str(before);
-        shown.push('?');
         shown.push_str(HIDDEN);
         rest = &after[end..];
     }
@@ -172,12 +185,14 @@ mod tests {
         }
         check("x-forwarded-access", "BEARER abc.def", "***");
         check("x-anything", "Basic dXNlcg==", "***");
+        check("x-anything", "eyJhbGciOiJFUzI1NiJ9.eyJhIjoxfQ.c2ln", "***");
     }
 
     #[test]
     fn other_headers_are_shown() {
         check("accept", "text/html", "text/html");
         check("x-request-id", "7", "7");
+        check("x-build", "eyJ.7", "eyJ.7");
         check("traceparent", "00-1-2-01", "00-1-2-01");
         let long = "v".repeat(2000);
         check("x-long", &long, &format!("{}...", &long[..1024]));
@@ -186,7 +201,18 @@ mod tests {
     #[test]
     fn queries_are_hidden_wherever_they_are() {
         check("location", "https://a/cb?code=s#f", "https://a/cb?***");
+        check("location", "/cb?scope=a, b&code=s", "/cb?***");
+        check(
+            "location",
+            "https://a/cb#access_token=s",
+            "https://a/cb#***",
+        );
         check("referer", "https://a/b", "https://a/b");
+        check(
+            "link",
+            "<https://a/?t=1,2;3>; rel=next",
+            "<https://a/?***>; rel=next",
+        );
         check(
             "link",
             "<https://a/?t=1>; rel=next, <b?t=2>; rel=x",
