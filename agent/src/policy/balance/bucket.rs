@@ -24,9 +24,10 @@ impl TokenBucket {
     /// `requests` in `per`, of which `burst` at once; a burst of less than 1 is 1. With no
     /// requests or no time nothing is ever let through.
     pub fn new(requests: u32, per: Duration, burst: u32, now: Instant) -> Self {
-        let interval = match requests {
-            0 => 0,
-            requests => nanos(per) / u64::from(requests),
+        // More than one in a nanosecond is no limit that anybody could tell from one.
+        let interval = match (requests, nanos(per)) {
+            (0, _) | (_, 0) => 0,
+            (requests, per) => (per / u64::from(requests)).max(1),
         };
         Self {
             epoch: now,

@@ -187,6 +187,10 @@ fn a_bucket_of_nothing_lets_nothing_through() {
         let bucket = TokenBucket::new(requests, per, 10, start);
         assert!(bucket.take(start + secs(100)).is_err());
     }
+    // So many that a nanosecond has more than one are not none.
+    let many = TokenBucket::new(2_000_000_000, secs(1), 10, start);
+    assert_eq!((0..10).filter(|_| many.take(start).is_ok()).count(), 10);
+    assert!(many.take(start + ms(1)).is_ok());
     // A burst of none is one of one: else nothing would ever pass.
     assert!(TokenBucket::new(1, secs(1), 0, start).take(start).is_ok());
 }
