@@ -24,12 +24,12 @@ impl Load {
         retry: Option<RetryGuard>,
         response: &Response<B>,
         grpc: bool,
-        begun: Instant,
+        latency: Duration,
     ) -> Self {
         let mut load = Self {
             picked,
             _retry: retry,
-            untold: Some(begun.elapsed()),
+            untold: Some(latency),
         };
         let status = response.headers().get("grpc-status").map(grpc_status);
         match status {

@@ -74,6 +74,8 @@ enum Tried {
         sent: Sent,
         picked: Picked,
         begun: Instant,
+        /// Until the head had come.
+        latency: Duration,
     },
     Failed {
         failure: Failure,
@@ -162,6 +164,7 @@ impl Tries<'_> {
             }
             guard = granted;
             self.failed.extend(tried.address());
+            tried.give_up(exchange.is_grpc());
             exchange.retries += 1;
         }
     }
@@ -195,10 +198,12 @@ impl Tries<'_> {
                 mut sent,
                 picked,
                 begun,
+                latency,
             } => {
                 let address = picked.address();
                 let grpc = exchange.is_grpc();
-                exchange.load = Some(Load::answered(picked, guard, &sent.response, grpc, begun));
+                let load = Load::answered(picked, guard, &sent.response, grpc, latency);
+                exchange.load = Some(load);
                 if sent.upgrade.is_none() {
                     sent.response = sent
                         .response
@@ -309,6 +314,21 @@ impl Tried {
             sent,
             picked,
             begun,
+            latency: begun.elapsed(),
+        }
+    }
+
+    /// There is another try. The balancer is told of this one's answer; of a failure it was
+    /// told at once.
+    fn give_up(self, grpc: bool) {
+        if let Self::Answered {
+            sent,
+            picked,
+            latency,
+            ..
+        } = self
+        {
+            drop(Load::answered(picked, None, &sent.response, grpc, latency));
         }
     }
 

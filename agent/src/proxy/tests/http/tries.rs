@@ -2,11 +2,11 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::{Method, StatusCode};
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use super::services::{App, SHORT, Served, app_of, get, request};
@@ -16,8 +16,9 @@ use crate::model::NamespacedName;
 use crate::proxy::tests::world::{TestPod, World, app, reset};
 use crate::state::Object;
 use crate::state::traffic::{
-    Abort, AbortWith, Delay, Fault, LimitKey, LimitKind, LocalLimit, RateLimit, RetriesSpec,
-    RetryOn, Share, TimeoutsSpec, TrafficMatch, TrafficPolicy, TrafficSpec, TrafficTarget,
+    Abort, AbortWith, Algorithm, Delay, Fault, LimitKey, LimitKind, LoadBalancingSpec, LocalLimit,
+    OutlierDetectionSpec, RateLimit, RetriesSpec, RetryOn, Share, TimeoutsSpec, TrafficMatch,
+    TrafficPolicy, TrafficSpec, TrafficTarget,
 };
 
 /// Service `web` with one application on the other node.
@@ -111,6 +112,59 @@ async fn a_route_has_its_requests_sent_again_with_their_bodies() {
 }
 
 #[tokio::test]
+async fn an_answer_that_was_sent_again_counts_against_its_endpoint() {
+    let mut shop = shop();
+    // Fails for good, where the other only says who it is.
+    let (listener, fails) = shop.far.listen();
+    let asked = failing(listener);
+    let ip = shop.web.ip;
+    shop.world.service_at("web", ip, &[shop.app.address, fails]);
+    let mut spec = retries(&[RetryOn::ServerError], 1);
+    spec.load_balancing = Some(LoadBalancingSpec {
+        algorithm: Some(Algorithm::RoundRobin),
+        ..LoadBalancingSpec::default()
+    });
+    spec.outlier_detection = Some(OutlierDetectionSpec {
+        consecutive_5xx: Some(2),
+        base_ejection_time: Some(Duration::from_hours(1)),
+        max_ejection_time: Some(Duration::from_hours(1)),
+        ..OutlierDetectionSpec::default()
+    });
+    shop.policy(spec);
+    for _ in 0..30 {
+        assert_eq!(shop.get("/").await.status(), 200);
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+}
+
+/// An application whose answers are all 503; how many there were.
+fn failing(listener: TcpListener) -> Arc<AtomicUsize> {
+    let count = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&count);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let seen = Arc::clone(&seen);
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while stream
+                    .read_buf(&mut head)
+                    .await
+                    .is_ok_and(|count| count > 0)
+                {
+                    if head.ends_with(b"\r\n\r\n") {
+                        head.clear();
+                        let _before = seen.fetch_add(1, Ordering::SeqCst);
+                        let answer = b"HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n";
+                        let _sent = stream.write_all(answer).await;
+                    }
+                }
+            });
+        }
+    });
+    count
+}
+
+#[tokio::test]
 async fn a_body_that_is_too_long_is_sent_once() {
     let mut shop = shop();
     shop.world.route("[{retry: {attempts: 3, codes: [503], backoff: 1ms}, backendRefs: [{name: web, port: 80}]}]");
@@ -156,8 +210,8 @@ async fn without_any_endpoint_that_is_there_the_client_is_told() {
 }
 
 /// An application that ends each connection once it has read of it; how often it did.
-fn breaking(listener: TcpListener) -> Arc<std::sync::atomic::AtomicUsize> {
-    let count = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+fn breaking(listener: TcpListener) -> Arc<AtomicUsize> {
+    let count = Arc::new(AtomicUsize::new(0));
     let seen = Arc::clone(&count);
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
