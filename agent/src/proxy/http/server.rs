@@ -174,12 +174,16 @@ async fn http1(
         .await
     };
     let parts = connection.into_parts();
-    let mut io = parts.io.into_inner().into_inner();
+    let strict = parts.io.into_inner();
+    let spoiled = strict.is_spoiled();
+    let mut io = strict.into_inner();
     let upgrade = upgraded
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .take();
     match (ended, upgrade) {
+        // What was sent before the server agreed was read as if it were another request.
+        (Ok(()), Some(_)) if spoiled => Outcome::BadRequest("bytes ahead of an upgrade"),
         (Ok(()), Some(upgrade)) => relay(io, &parts.read_buf, *upgrade).await,
         (Ok(()), None) => {
             linger(&mut io).await;

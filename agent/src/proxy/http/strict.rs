@@ -354,6 +354,11 @@ impl Strict {
         }
     }
 
+    /// Some of what was read is not what the client has sent.
+    pub(super) fn is_spoiled(&self) -> bool {
+        self.framing.place == Place::Refused
+    }
+
     /// The stream itself, for what is spoken on it afterwards.
     pub(super) fn into_inner(self) -> Io {
         self.io

@@ -124,3 +124,25 @@ async fn what_goes_on_for_long_on_one_node_ends_once_it_may_no_longer_be() {
         assert_eq!(flow.verdict, Verdict::Denied, "{}", flow.reason);
     }
 }
+
+#[tokio::test]
+async fn bytes_ahead_of_an_upgrade_arrive_as_they_are_or_not_at_all() {
+    let mut world = World::new();
+    let client = world.pod("client", 0);
+    let server = world.pod("server", 0);
+    let (listener, address) = server.listen();
+    switching(listener, b"HTTP/1.1 200 OK\r\n\r\nfirst");
+    for early in [&b"\x16\x03\x01hello"[..], b"\x16\x03\n\nhello"] {
+        let mut stream = client.dial(address).await;
+        let request = [b"CONNECT db:5432 HTTP/1.1\r\nHost: db:5432\r\n\r\n", early].concat();
+        soon(stream.write_all(&request)).await.unwrap();
+        let mut heard = Vec::new();
+        while !heard.ends_with(early) {
+            match soon(stream.read_buf(&mut heard)).await {
+                Ok(0) | Err(_) => break,
+                Ok(_) => assert!(!heard.contains(&0), "{}", heard.escape_ascii()),
+            }
+        }
+        assert_eq!(heard.ends_with(early), !early.contains(&b'\n'));
+    }
+}
