@@ -306,6 +306,19 @@ impl Body {
         }
     }
 
+    /// Is ready once it ends though nobody asks for its next frame, which says why.
+    pub(super) fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Tail::Exchange(exchange) = &mut self.tail
+            && exchange.guard.poll_due(cx).is_ready()
+        {
+            return Poll::Ready(());
+        }
+        if let Kind::Timed(body) = &mut self.kind {
+            return body.poll_deadline(cx);
+        }
+        Poll::Pending
+    }
+
     fn poll_kind(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut self.kind {
             Kind::Empty => Poll::Ready(None),

@@ -1,7 +1,7 @@
 //! The policy of a server of this node, over a request that it has let in: an answer that
 //! goes on for long, or a connection that has switched, ends when it may no longer be.
 
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use tokio_util::sync::ReusableBoxFuture;
 
@@ -15,7 +15,9 @@ pub(super) enum Guard {
     Idle(Watch),
     /// Somebody waits.
     Waiting(ReusableBoxFuture<'static, Outcome>),
-    /// It has said so, or its server is of another node, which looks by itself.
+    /// It is to be said.
+    Due(Outcome),
+    /// It has been said, or its server is of another node, which looks by itself.
     Silent,
 }
 
@@ -24,7 +26,7 @@ impl Guard {
     pub(super) fn has_news(&self) -> bool {
         match self {
             Self::Idle(watch) => watch.has_news(),
-            Self::Waiting(_) => true,
+            Self::Waiting(_) | Self::Due(_) => true,
             Self::Silent => false,
         }
     }
@@ -36,7 +38,8 @@ impl Guard {
                 let revoked = async move { watch.revoked().await };
                 Self::Waiting(ReusableBoxFuture::new(revoked))
             }
-            state => state,
+            Self::Due(outcome) => return Poll::Ready(outcome),
+            state @ (Self::Waiting(_) | Self::Silent) => state,
         };
         let Self::Waiting(revoked) = self else {
             return Poll::Pending;
@@ -48,11 +51,20 @@ impl Guard {
         polled
     }
 
+    /// Is ready when `poll` is, and leaves it so.
+    pub(super) fn poll_due(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let outcome = ready!(self.poll(cx));
+        *self = Self::Due(outcome);
+        Poll::Ready(())
+    }
+
     /// Waits until the request may no longer be. Cancel safe.
     pub(super) async fn revoked(&mut self) -> Outcome {
         match self {
             Self::Idle(watch) => watch.revoked().await,
-            Self::Waiting(_) | Self::Silent => std::future::poll_fn(|cx| self.poll(cx)).await,
+            Self::Waiting(_) | Self::Due(_) | Self::Silent => {
+                std::future::poll_fn(|cx| self.poll(cx)).await
+            }
         }
     }
 }

@@ -50,7 +50,16 @@ impl Pump {
     /// Copies on. A body that breaks off resets the stream.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stopped>> {
         loop {
-            if ready!(self.poll_give(cx))? {
+            let given = match self.poll_give(cx)? {
+                Poll::Ready(given) => given,
+                Poll::Pending => {
+                    ready!(self.body.poll_over(cx));
+                    // It has no time left to wait for room.
+                    self.chunk.clear();
+                    false
+                }
+            };
+            if given {
                 return Poll::Ready(Ok(()));
             }
             let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
@@ -111,5 +120,43 @@ impl Pump {
             }
         }
         Poll::Ready(Ok(false))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::time::Duration;
+
+    use http::{Request, Response};
+    use tokio::time::{Instant, timeout};
+
+    use super::{Body, BodyError, Of, Pump, Stopped};
+    use crate::proxy::http::deadline::Deadline;
+    use crate::proxy::http::timed::Timed;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_holds_though_the_peer_makes_no_room() {
+        let (near, far) = tokio::io::duplex(1 << 20);
+        let (mut requests, connection) = h2::client::handshake(near).await.unwrap();
+        let _client = tokio::spawn(connection);
+        let mut server = h2::server::handshake(far).await.unwrap();
+        let request = Request::get("http://a/").body(()).unwrap();
+        let (_answer, _upload) = requests.send_request(request, true).unwrap();
+        let (_request, mut respond) = server.accept().await.unwrap().unwrap();
+        let _server = tokio::spawn(async move { while server.accept().await.is_some() {} });
+        let send = respond.send_response(Response::new(()), false).unwrap();
+
+        let limit = Duration::from_secs(1);
+        let deadline = Deadline::after(limit, Instant::now());
+        let body = Body::full(vec![0; 200_000]);
+        let body = Body::timed(Timed::new(body, deadline, None, false).unwrap());
+        let mut pump = Pump::new(Of::Answer, body, send);
+        let pumped = timeout(10 * limit, poll_fn(|cx| pump.poll(cx))).await;
+        let stopped = pumped.expect("an end").unwrap_err();
+        assert!(
+            matches!(stopped, Stopped::Source(BodyError::Late(_))),
+            "{stopped:?}"
+        );
     }
 }

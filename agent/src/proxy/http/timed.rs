@@ -80,6 +80,24 @@ impl<B: Body<Data = Bytes> + Unpin> Timed<B> {
         }
     }
 
+    /// Is ready once the deadline has passed, though nobody asks for a frame; in that time
+    /// the body is not idle.
+    pub(in crate::proxy) fn poll_deadline(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.over || self.deadline.is_none() {
+            return Poll::Pending;
+        }
+        while !self.is_late() {
+            std::task::ready!(self.timer.as_mut().poll(context));
+            self.arm();
+        }
+        Poll::Ready(())
+    }
+
+    fn is_late(&self) -> bool {
+        self.deadline
+            .is_some_and(|deadline| deadline.at <= Instant::now())
+    }
+
     fn cut(&self) -> TimedOut {
         let passed = self
             .deadline
@@ -106,14 +124,16 @@ where
         if self.over {
             return Poll::Ready(None);
         }
-        let polled = Pin::new(&mut self.body).poll_frame(context);
-        if polled.is_ready() {
-            if self.idle.is_some() {
-                self.arm();
+        if !self.is_late() {
+            let polled = Pin::new(&mut self.body).poll_frame(context);
+            if polled.is_ready() {
+                if self.idle.is_some() {
+                    self.arm();
+                }
+                return polled;
             }
-            return polled;
+            std::task::ready!(self.timer.as_mut().poll(context));
         }
-        std::task::ready!(self.timer.as_mut().poll(context));
         self.over = true;
         let cut = self.cut();
         if !self.grpc {
@@ -192,6 +212,18 @@ mod tests {
         let cut = body.frame().await.unwrap().unwrap_err();
         assert_eq!(cut, TimedOut::Idle(2 * SECOND));
         assert!(begun.elapsed() >= 3 * SECOND);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_never_waits_ends_at_its_deadline() {
+        let (sender, mut body) = timed(Some(2 * SECOND), None, false);
+        send(&sender);
+        send(&sender);
+        tokio::time::advance(SECOND).await;
+        assert!(body.frame().await.unwrap().unwrap().is_data());
+        tokio::time::advance(SECOND).await;
+        let cut = body.frame().await.unwrap().unwrap_err();
+        assert_eq!(cut, TimedOut::Deadline(2 * SECOND));
     }
 
     #[tokio::test(start_paused = true)]
