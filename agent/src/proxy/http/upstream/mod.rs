@@ -50,8 +50,16 @@ struct Server {
     #[expect(clippy::vec_box, reason = "it goes in and out as it is, and is large")]
     idle: Vec<Box<Http1>>,
     shared: Vec<Arc<Http2>>,
-    /// Held by whoever opens a connection of HTTP/2 that others may share.
-    opening: Arc<tokio::sync::Mutex<()>>,
+    /// Held by whoever opens a connection of HTTP/2 that others may share; the last one that
+    /// failed.
+    opening: Arc<tokio::sync::Mutex<Option<Missed>>>,
+}
+
+/// A connection that did not come about.
+#[derive(Debug)]
+struct Missed {
+    at: Instant,
+    outcome: Outcome,
 }
 
 /// An answer, or an upgrade of the connection.
@@ -131,7 +139,7 @@ impl Upstreams {
         shared.push(Arc::clone(connection));
     }
 
-    fn opening(&self, to: &Reached) -> Arc<tokio::sync::Mutex<()>> {
+    fn opening(&self, to: &Reached) -> Arc<tokio::sync::Mutex<Option<Missed>>> {
         Arc::clone(&self.servers().entry(to.clone()).or_default().opening)
     }
 
@@ -243,11 +251,27 @@ impl Exit<'_> {
     /// A place on a new connection, or on one that somebody else has opened meanwhile.
     async fn open2(&self, dial: &impl Dial) -> Result<(http2::Place, bool), Why> {
         let opening = self.upstreams.opening(self.to);
-        let _turn = opening.lock().await;
+        let asked = Instant::now();
+        let mut turn = opening.lock().await;
         if let Some(place) = self.upstreams.share(self.to) {
             return Ok((place, false));
         }
-        let io = dial.dial().await.map_err(Why::Connect)?;
+        // Those who waited for one that failed do not each wait for another in turn.
+        if let Some(missed) = &*turn
+            && missed.at > asked
+        {
+            return Err(Why::Connect(missed.outcome.clone()));
+        }
+        let io = match dial.dial().await {
+            Ok(io) => io,
+            Err(outcome) => {
+                *turn = Some(Missed {
+                    at: Instant::now(),
+                    outcome: outcome.clone(),
+                });
+                return Err(Why::Connect(outcome));
+            }
+        };
         let config = &self.upstreams.config.http;
         let connection = Http2::open(io, config, self.tasks).await;
         let connection = connection.map_err(|error| Why::Reset(error.into()))?;
@@ -297,4 +321,63 @@ fn repeatable(request: &Request<Body>) -> Option<Request<Body>> {
     copy.headers_mut().clone_from(request.headers());
     copy.extensions_mut().clone_from(request.extensions());
     Some(copy)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use http::Request;
+    use tokio::time::{Instant, sleep};
+
+    use super::{Dial, Exit, Upstreams, Version, Why};
+    use crate::model::NodeName;
+    use crate::proxy::config::Config;
+    use crate::proxy::http::body::Body;
+    use crate::proxy::http::io::Io;
+    use crate::proxy::outcome::{ConnectError, Outcome};
+    use crate::proxy::reach::Way;
+    use crate::proxy::tasks::Tasks;
+
+    const LONG: Duration = Duration::from_secs(5);
+
+    /// A server that nobody reaches; how often it was tried.
+    struct Away(AtomicUsize);
+
+    impl Dial for Away {
+        async fn dial(&self) -> Result<Io, Outcome> {
+            let _before = self.0.fetch_add(1, Ordering::Relaxed);
+            sleep(LONG).await;
+            Err(ConnectError::TimedOut.into())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_wait_for_a_connection_fail_with_it() {
+        let config = Arc::new(Config::recommended(NodeName("a".into())));
+        let (upstreams, tasks) = (Upstreams::new(config), Tasks::default());
+        let to = Way::Passthrough.reached(([127, 0, 0, 1], 1).into());
+        let exit = Exit {
+            upstreams: &upstreams,
+            tasks: &tasks,
+            to: &to,
+            version: Version::Http2,
+        };
+        let away = Away(AtomicUsize::new(0));
+        let send = || async {
+            let failed = exit.send(Request::new(Body::empty()), &away).await;
+            let failed = failed.unwrap_err();
+            assert!(failed.request.is_some());
+            assert!(matches!(failed.why, Why::Connect(Outcome::Connect(_))));
+        };
+        let begun = Instant::now();
+        let _all = tokio::join!(send(), send(), send());
+        assert_eq!(begun.elapsed(), LONG);
+        assert_eq!(away.0.load(Ordering::Relaxed), 1);
+        // Who comes later finds out anew.
+        send().await;
+        assert_eq!(away.0.load(Ordering::Relaxed), 2);
+    }
 }
