@@ -136,6 +136,8 @@ impl Exchange {
 
     /// The proxy has answered by itself, or could not.
     pub(super) fn refused(&mut self, reason: &Reason) {
+        // What the proxy says by itself is no server's.
+        self.guard = Guard::Silent;
         self.verdict = match reason.kind {
             ReasonKind::PolicyDenied
             | ReasonKind::JwtInvalid
