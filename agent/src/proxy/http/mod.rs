@@ -27,6 +27,7 @@ mod lease;
 mod limit;
 mod load;
 mod outbound;
+mod owed;
 mod pump;
 #[expect(
     dead_code,

@@ -24,6 +24,7 @@ use super::body::Body;
 use super::detect::Speaks;
 use super::guard::Guard;
 use super::io::{Io, Meter};
+use super::owed::Owed;
 use super::pump::{Of, Pump, Stopped};
 use super::record::Exchange;
 use super::strict::Strict;
@@ -144,14 +145,17 @@ async fn http1(
 ) -> Outcome {
     let upgraded = Arc::new(Mutex::new(None));
     let slot = Arc::clone(&upgraded);
+    let owed = Owed::default();
+    let owes = owed.clone();
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
         let (handler, slot) = (Arc::clone(&handler), Arc::clone(&slot));
+        let debt = owes.begin();
         async move {
             let answer = handler.handle(request.map(Body::http1)).await;
             if answer.upgrade.is_some() {
                 *slot.lock().unwrap_or_else(PoisonError::into_inner) = answer.upgrade;
             }
-            Ok::<_, Infallible>(answer.response)
+            Ok::<_, Infallible>(answer.response.map(|body| debt.pay(body)))
         }
     });
     let mut builder = http1::Builder::new();
@@ -160,7 +164,8 @@ async fn http1(
         .auto_date_header(false)
         .header_read_timeout(None)
         .max_header_size(config.head_bytes);
-    let mut connection = builder.serve_connection(TokioIo::new(Strict::new(io, config)), service);
+    let strict = Strict::new(io, config, owed);
+    let mut connection = builder.serve_connection(TokioIo::new(strict), service);
     let ended = {
         let mut leave = pin!(leaving.cancelled());
         let mut left = false;

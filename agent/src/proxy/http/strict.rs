@@ -22,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use super::io::Io;
+use super::owed::Owed;
 use crate::proxy::config::HttpConfig;
 
 /// The longest size of a chunk, in hexadecimal digits, and what may follow it in its line.
@@ -34,6 +35,7 @@ pub(super) struct Strict {
     io: Io,
     framing: Framing,
     patience: Patience,
+    owed: Owed,
 }
 
 /// Where in a request the next byte is.
@@ -343,7 +345,8 @@ impl Patience {
 }
 
 impl Strict {
-    pub(super) fn new(io: Io, config: &HttpConfig) -> Self {
+    /// A client that is `owed` an answer is not idle.
+    pub(super) fn new(io: Io, config: &HttpConfig, owed: Owed) -> Self {
         Self {
             io,
             framing: Framing {
@@ -351,6 +354,7 @@ impl Strict {
                 ..Framing::default()
             },
             patience: Patience::new(config),
+            owed,
         }
     }
 
@@ -383,6 +387,10 @@ impl AsyncRead for Strict {
                 Poll::Ready(Ok(()))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending if this.framing.place == Place::Between && this.owed.is_any() => {
+                this.patience.came(Place::Between);
+                Poll::Pending
+            }
             Poll::Pending => match ready!(this.patience.poll(cx, this.framing.place)) {
                 // As if it had ended by itself.
                 Late::Idle => Poll::Ready(Ok(())),

@@ -189,6 +189,34 @@ async fn an_answer_that_ends_with_its_connection_is_whole() {
 }
 
 #[tokio::test]
+async fn a_client_that_waits_for_an_answer_is_not_idle() {
+    let mut world = World::with(|config| config.http.client_idle = Duration::from_millis(100));
+    let client = world.pod("client", 0);
+    for server in [world.pod("near", 0), world.pod("far", 1)] {
+        let (listener, address) = server.listen();
+        let mut stream = client.dial(address).await;
+        let serve = async {
+            let (mut app, _) = soon(listener.accept()).await.unwrap();
+            let _head = read_head(&mut app).await;
+            for part in [
+                "HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\n",
+                "one,",
+                "two.",
+            ] {
+                tokio::time::sleep(Duration::from_millis(400)).await;
+                app.write_all(part.as_bytes()).await.unwrap();
+            }
+            app
+        };
+        let hear = ask(&mut stream, "GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+        let (heard, _app) = tokio::join!(hear, serve);
+        assert_eq!(heard.text(), "one,two.");
+        // Now it is.
+        expect_fin(&mut stream).await;
+    }
+}
+
+#[tokio::test]
 async fn a_client_of_http_1_0_is_served_and_let_go() {
     let mut world = World::new();
     let (client, servers) = everywhere(&mut world);
