@@ -57,15 +57,17 @@ struct Missing {
     cluster: Vec<String>,
 }
 
+/// What a test needs that no machine has by itself, and whether it is there.
+type Given = (&'static str, fn() -> bool);
+
 /// A test and what it needs.
 #[derive(Clone, Copy, Debug)]
 struct Test {
     name: &'static str,
     tier: Tier,
     programs: &'static [&'static str],
-    /// What it needs that no machine has by itself, and whether it is there: without it a
-    /// test is skipped whatever the environment says.
-    given: Option<(&'static str, fn() -> bool)>,
+    /// Without it the test is skipped whatever the environment says.
+    given: Option<Given>,
     run: fn() -> anyhow::Result<()>,
 }
 

@@ -111,8 +111,8 @@ fn rules() -> Result<()> {
     let address = server.ip4.to_string();
     let mut held = Vec::new();
     for pod in ["client", "neighbour"] {
-        let hold = ["python3", "-uc", HOLD, &address];
-        let mut process = mesh.pod(pod).spawn("hold", &hold)?;
+        let arguments = ["python3", "-uc", HOLD, &address];
+        let mut process = mesh.pod(pod).spawn("hold", &arguments)?;
         process.wait_for("200", SOON)?;
         held.push(process);
     }

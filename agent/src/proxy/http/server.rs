@@ -146,10 +146,10 @@ async fn http1(
     let upgraded = Arc::new(Mutex::new(None));
     let slot = Arc::clone(&upgraded);
     let owed = Owed::default();
-    let owes = owed.clone();
+    let debts = owed.clone();
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
         let (handler, slot) = (Arc::clone(&handler), Arc::clone(&slot));
-        let debt = owes.begin();
+        let debt = debts.begin();
         async move {
             let answer = handler.handle(request.map(Body::http1)).await;
             if answer.upgrade.is_some() {

@@ -177,8 +177,8 @@ fn tasks_are_dropped_with_the_driver_and_none_starts_later() {
     for _ in 0..2 {
         let held = Arc::clone(&alive);
         turns.spawn(async move {
-            let _alive: Arc<()> = held;
             pending::<()>().await;
+            drop(held);
         });
         let _more = poll(&mut driver);
     }

@@ -64,7 +64,7 @@ pub(super) fn refused(path: &str, status: u16) -> Case {
 
 impl Case {
     /// From the other namespace.
-    pub(super) fn from_consumer(mut self) -> Self {
+    pub(super) fn of_consumer(mut self) -> Self {
         self.consumer = true;
         self
     }

@@ -33,6 +33,7 @@ spec:
 
 const V1: &str = "[{name: echo-v1, port: 8080}]";
 
+#[expect(clippy::too_many_lines, reason = "one table of routes and cases")]
 pub(super) fn filters() -> Result<()> {
     let stage = Stage::up()?;
     let run =
@@ -265,9 +266,9 @@ spec:
   to: [{{group: \"\", kind: Service}}]
 "
     );
-    let refused = refused("/", 500).from_consumer();
-    let granted = get("/", "echo-v1").from_consumer();
-    stage.with_routes("no grant", &asks(CONSUMER), &[refused.clone()])?;
+    let refused = refused("/", 500).of_consumer();
+    let granted = get("/", "echo-v1").of_consumer();
+    stage.with_routes("no grant", &asks(CONSUMER), std::slice::from_ref(&refused))?;
     let manifests = stage.world.manifests();
     manifests.write("grant.yaml", &grant)?;
     let with_grant = stage.with_routes("grant", &asks(CONSUMER), &[granted]);
@@ -382,7 +383,7 @@ spec:
             "consumer",
             &marked(CONSUMER, "consumer"),
             &[
-                ask().from_consumer().answers("x-route", "consumer"),
+                ask().of_consumer().answers("x-route", "consumer"),
                 ask().answers_no("x-route"),
             ],
         ),
@@ -394,7 +395,7 @@ spec:
                 marked(MESH, "producer")
             ),
             &[
-                ask().from_consumer().answers("x-route", "consumer"),
+                ask().of_consumer().answers("x-route", "consumer"),
                 ask().answers("x-route", "producer"),
             ],
         ),

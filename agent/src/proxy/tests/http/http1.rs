@@ -274,24 +274,24 @@ async fn a_body_waits_for_word_of_the_server() {
         for refuse in [false, true] {
             let (listener, address) = server.listen();
             let mut stream = client.dial(address).await;
-            let at_server = async {
+            let serving = async {
                 let (mut app, _) = soon(listener.accept()).await.unwrap();
-                let head = read_head(&mut app).await;
-                assert!(head.contains("100-continue"), "{head}");
+                let asked = read_head(&mut app).await;
+                assert!(asked.contains("100-continue"), "{asked}");
                 if refuse {
                     let answer = b"HTTP/1.1 413 No\r\ncontent-length: 0\r\n\r\n";
                     app.write_all(answer).await.unwrap();
                 } else {
-                    let word = b"HTTP/1.1 100 Continue\r\n\r\n";
-                    app.write_all(word).await.unwrap();
-                    let mut body = [0; 5];
-                    let _count = soon(app.read_exact(&mut body)).await.unwrap();
+                    let go_on = b"HTTP/1.1 100 Continue\r\n\r\n";
+                    app.write_all(go_on).await.unwrap();
+                    let mut five = [0; 5];
+                    let _count = soon(app.read_exact(&mut five)).await.unwrap();
                     let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
                     app.write_all(answer).await.unwrap();
                 }
                 app
             };
-            let at_client = async {
+            let hearing = async {
                 let head = "POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\n\
                             content-length: 5\r\n\r\n";
                 let first = ask(&mut stream, head).await;
@@ -303,7 +303,7 @@ async fn a_body_waits_for_word_of_the_server() {
                     assert_eq!(last.status(), 200);
                 }
             };
-            let ((), _app) = tokio::join!(at_client, at_server);
+            let ((), _app) = tokio::join!(hearing, serving);
         }
     }
 }

@@ -242,9 +242,9 @@ async fn large_bodies_are_whole_in_both_directions() {
     let mut world = World::new();
     let (client, servers) = places(&mut world);
     for (address, mut calls) in servers {
-        let mut sender = talking(client.dial(address).await).await;
-        let (answer, mut send) = sender.send_request(grpc("/a.B/C"), false).unwrap();
-        let sent: Bytes = (0..251_u8).cycle().take(3_000_001).collect();
+        let mut calling = talking(client.dial(address).await).await;
+        let (answer, mut send) = calling.send_request(grpc("/a.B/C"), false).unwrap();
+        let whole: Bytes = (0..251_u8).cycle().take(3_000_001).collect();
         let echoing = async {
             let (request, mut respond) = soon(calls.recv()).await.unwrap();
             let mut reply = respond.send_response(Response::new(()), false).unwrap();
@@ -264,9 +264,9 @@ async fn large_bodies_are_whole_in_both_directions() {
                 body.flow_control().release_capacity(bytes.len()).unwrap();
                 heard.extend_from_slice(&bytes);
             }
-            assert!(heard == sent);
+            assert!(heard == whole);
         };
-        let sending = send_all(&mut send, sent.clone(), true);
+        let sending = send_all(&mut send, whole.clone(), true);
         tokio::join!(echoing, receiving, sending);
     }
 }
