@@ -247,6 +247,8 @@ fn tokens() -> Result<()> {
     for pod in ["client", "neighbour"] {
         let pod = mesh.pod(pod);
         let joe = bearer(JOE);
+        // Before the policies are in force anything is permitted.
+        soon(pod, &url("/users"), &[], 401)?;
         let text = soon(
             pod,
             &url("/users"),
