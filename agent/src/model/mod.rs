@@ -4,11 +4,13 @@
 //! a clock or holds a lock, and nothing here imports another module.
 
 mod address;
+mod draw;
 mod identity;
 mod name;
 mod path;
 
 pub use address::{ClientAddr, OrigDst, canonical};
+pub use draw::below;
 pub use identity::{SpiffeId, SpiffeIdError, TrustDomain};
 pub use name::{NamespacedName, NodeName};
 pub use path::{PathError, normal_path, without_parameters};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::http::BackendTarget;
 use super::table::Table;
-use crate::model::{NamespacedName, OrigDst, canonical};
+use crate::model::{NamespacedName, OrigDst, below, canonical};
 use crate::state::{Endpoint, Pod, Service, ServicePort};
 
 /// Where a connection goes.
@@ -253,7 +253,6 @@ fn ready_of_family(endpoints: &[Endpoint], ip: IpAddr) -> &[Endpoint] {
 
 /// One of the candidates; `random` is spread over all of them.
 fn choose(candidates: &[Endpoint], random: u64) -> Option<&Endpoint> {
-    let count = u128::try_from(candidates.len()).ok()?;
-    let index = usize::try_from((u128::from(random) * count) >> 64).ok()?;
-    candidates.get(index)
+    let count = u64::try_from(candidates.len()).ok()?;
+    candidates.get(usize::try_from(below(random, count)).ok()?)
 }

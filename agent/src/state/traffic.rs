@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, Method, StatusCode};
 use serde::Serialize;
 
 use super::objects::StringMatch;
-use crate::model::NamespacedName;
+use crate::model::{NamespacedName, below};
 
 /// A `TrafficPolicy`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -528,7 +528,7 @@ impl Share {
 
     /// Chosen, where `random` is spread over all of its values.
     pub fn hits(self, random: u64) -> bool {
-        (u128::from(random) * 1_000_000) >> 64 < u128::from(self.0)
+        below(random, u64::from(Self::ALL.0)) < u64::from(self.0)
     }
 }
 

@@ -36,7 +36,7 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 
-use crate::model::NamespacedName;
+use crate::model::{NamespacedName, below};
 #[cfg(doc)]
 use crate::policy::traffic::TrafficSettings;
 
@@ -191,11 +191,9 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// An index below `len`, each with the same probability where `random` is spread over all
-/// values (Lemire's multiplication). `len` must not be 0.
+/// An index below `len`, as [`below`]. `len` must not be 0.
 fn index(random: u64, len: usize) -> usize {
-    let product = u128::from(random) * (len as u128);
-    usize::try_from(product >> 64).unwrap_or(0)
+    usize::try_from(below(random, len as u64)).unwrap_or(0)
 }
 
 /// Another random number (the finalizer of `SplitMix64`, by Sebastiano Vigna).

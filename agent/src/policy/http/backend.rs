@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::model::NamespacedName;
+use crate::model::{NamespacedName, below};
 use crate::state::{
     Cors, HeaderChange, Redirect, Rewrite, RouteRetry, RouteTimeouts, SessionPersistence,
 };
@@ -83,9 +83,13 @@ impl CompiledRule {
     /// The back end of a request; `random` is spread over the sum of all weights. `None`
     /// where no back end has one: such a request gets 500.
     pub fn choose(&self, random: u64) -> Option<&Backend> {
-        let point = (u128::from(random) * u128::from(self.sum())) >> 64;
-        let mut left = u64::try_from(point).ok()?;
-        self.backends.iter().find(|backend| {
+        self.choose_index(random).map(|index| &self.backends[index])
+    }
+
+    /// As [`Self::choose`]: its place among the back ends.
+    pub fn choose_index(&self, random: u64) -> Option<usize> {
+        let mut left = below(random, self.sum());
+        self.backends.iter().position(|backend| {
             let weight = u64::from(backend.weight);
             let here = left < weight;
             left = left.saturating_sub(weight);

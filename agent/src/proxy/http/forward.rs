@@ -12,13 +12,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use http::header::RETRY_AFTER;
 use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode, Version};
 use http_body::Body as _;
 
+use super::authn::since_1970;
 use super::body::Body;
 use super::external::count_globally;
 use super::filter::grpc_web::{self, Decoded, Encoded, Encoding};
@@ -276,7 +277,11 @@ impl Outbound {
             && chosen.kept != Some(address)
         {
             let scope = scope(rule, service);
-            finishing.session = Some(Token::issue(scope, endpoint(&table, address), unix_time()));
+            finishing.session = Some(Token::issue(
+                scope,
+                endpoint(&table, address),
+                since_1970().as_secs(),
+            ));
         }
         Ok(sent)
     }
@@ -343,12 +348,8 @@ fn choose(asked: &Asked, rule: &CompiledRule) -> Result<(Chosen, usize), Refused
     if let Some(kept) = kept(asked, rule) {
         return Ok(kept);
     }
-    let backend = rule.choose(rand::random());
     let index = rule
-        .backends
-        .iter()
-        .position(|it| backend.is_some_and(|chosen| std::ptr::eq(it, chosen)));
-    let index = index
+        .choose_index(rand::random())
         .ok_or_else(|| Reason::new(ReasonKind::BackendInvalid, "the route has no back end"))?;
     match &rule.backends[index].target {
         BackendTarget::Invalid(_) => Err(ReasonKind::BackendInvalid.into()),
@@ -366,7 +367,7 @@ fn choose(asked: &Asked, rule: &CompiledRule) -> Result<(Chosen, usize), Refused
 fn kept(asked: &Asked, rule: &CompiledRule) -> Option<(Chosen, usize)> {
     let session = rule.session.as_ref()?;
     let token = Token::of(session, &rule.label, &asked.parts.headers)?;
-    if !token.is_current(session, unix_time()) {
+    if !token.is_current(session, since_1970().as_secs()) {
         return None;
     }
     let endpoints = &asked.table.snapshot().endpoints;
@@ -406,9 +407,4 @@ fn endpoint(table: &Table, address: SocketAddr) -> Endpoint<'_> {
         address,
         uid: pod.map_or("", |pod| &pod.uid),
     }
-}
-
-fn unix_time() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.unwrap_or_default().as_secs()
 }

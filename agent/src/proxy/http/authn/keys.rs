@@ -10,7 +10,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::fetch::{Tls, Via, fetch};
-use super::now;
+use super::since_1970;
 use crate::policy::{Claims, JwtError, KeySet, Token};
 use crate::proxy::network::PodKey;
 use crate::proxy::tasks::Tasks;
@@ -102,16 +102,16 @@ impl Keys {
         let uri = match &provider.keys {
             JwtKeys::Inline(text) => {
                 let keys = self.0.inline.keys(text).ok_or(JwtError::NoKeys)?;
-                return token.verify(provider, &keys, now());
+                return token.verify(provider, &keys, since_1970());
             }
             JwtKeys::Uri(uri) => uri,
         };
         let remote = self.remote(uri, via).ok_or(JwtError::NoKeys)?;
         let keys = remote.keys().await.ok_or(JwtError::NoKeys)?;
-        match token.verify(provider, &keys, now()) {
+        match token.verify(provider, &keys, since_1970()) {
             Err(JwtError::UnknownKey) => {
                 let newer = remote.newer(&keys).await.ok_or(JwtError::UnknownKey)?;
-                token.verify(provider, &newer, now())
+                token.verify(provider, &newer, since_1970())
             }
             result => result,
         }

@@ -92,7 +92,7 @@ fn remove_alike(parts: &mut Parts, name: &str) {
 }
 
 /// Since 1970, by this node's clock.
-fn now() -> std::time::Duration {
+pub(super) fn since_1970() -> std::time::Duration {
     // Before 1970 every token is from the future, and so refused.
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
