@@ -56,7 +56,8 @@ pub struct HttpConfig {
     pub head_bytes: usize,
     /// From the first byte of a head to its last; a client that is slower is cut off.
     pub head_timeout: Duration,
-    /// A client of HTTP/1.1 that says nothing for this long after an answer is let go.
+    /// A client that asks for nothing for this long, from its first connect or its last
+    /// answer on, is let go.
     pub client_idle: Duration,
     /// A client of HTTP/1.1 that sends nothing of a body for this long, while it is waited
     /// for, is cut off.

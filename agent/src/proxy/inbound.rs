@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 
 use super::config::Config;
 use super::dial;
-use super::http::detect::{first_bytes, server_first_of_socket};
+use super::http::detect::{first_bytes, in_time, server_first_of_socket};
 use super::http::{self, Inbound, Speaks};
 use super::network::PodNetwork;
 use super::outcome::Outcome;
@@ -135,17 +135,27 @@ impl Arrival {
         drop(table);
         let detects = protocol == AppProtocol::Detect;
         let looks = detects || protocol.is_http();
+        let waits = app.is_none() || protocol.is_http();
+        let first = async {
+            match waits {
+                true => in_time(&mut client, &self.shared.config.http).await,
+                false => Some(first_bytes(&mut client).await),
+            }
+        };
         let spoken = tokio::select! {
             biased;
             outcome = admitted.revoked() => Err(outcome),
-            speaks = first_bytes(&mut client), if looks => Ok(speaks),
-            () = spoke_first(app.as_ref()), if detects => Ok(Speaks::Other),
-            () = std::future::ready(()), if !looks => Ok(Speaks::Other),
+            speaks = first, if looks => Ok(speaks),
+            () = spoke_first(app.as_ref()), if detects => Ok(Some(Speaks::Other)),
+            () = std::future::ready(()), if !looks => Ok(Some(Speaks::Other)),
         };
         let opened = match spoken {
-            Ok(Speaks::Other) if protocol.is_http() => return Err(http::not_http(client).await),
-            Ok(Speaks::Other) => self.connect(admitted, app, record).await,
-            Ok(speaks) => {
+            Ok(None) => return Err(http::let_go(client).await),
+            Ok(Some(Speaks::Other)) if protocol.is_http() => {
+                return Err(http::not_http(client).await);
+            }
+            Ok(Some(Speaks::Other)) => self.connect(admitted, app, record).await,
+            Ok(Some(speaks)) => {
                 let leaving = self.server.leaving.clone();
                 let shared = Arc::clone(&self.shared);
                 let inbound = Inbound::new(self, record.request_ends(), app);

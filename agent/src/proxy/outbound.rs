@@ -19,9 +19,10 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::config::HttpConfig;
 use super::dial;
 use super::hello::asked_name;
-use super::http::detect::{of_socket, server_first};
+use super::http::detect::{of_socket, of_socket_in_time, server_first};
 use super::http::{self, Begun, Outbound, Speaks};
 use super::outcome::Outcome;
 use super::permit::{Admitted, HttpPermit, Permit, closed};
@@ -256,20 +257,21 @@ async fn declared(
     if let Some(service) = &goal.service {
         record.through(service);
     }
-    let patience = dialler.shared.config.http.head_timeout;
+    let config = &dialler.shared.config.http;
     let speaks = tokio::select! {
         biased;
         outcome = closed(dialler.client.state.subscribe()) => {
             dial::reset(near);
             return outcome;
         }
-        speaks = timeout(patience, of_socket(&near)) => speaks,
+        speaks = of_socket_in_time(&near, config) => speaks,
     };
     match speaks {
-        Ok(speaks @ (Speaks::Http1 | Speaks::Http2)) => {
+        Some(speaks @ (Speaks::Http1 | Speaks::Http2)) => {
             requests(dialler, (near, speaks, None), (goal, None), record).await
         }
-        Ok(Speaks::Other) | Err(_) => http::not_http(Stream::Tcp(near)).await,
+        Some(Speaks::Other) => http::not_http(Stream::Tcp(near)).await,
+        None => http::let_go(Stream::Tcp(near)).await,
     }
 }
 
@@ -356,11 +358,12 @@ async fn tell(
         let (speaks, begun) = (Speaks::Other, None);
         return Ok(Told { speaks, begun });
     }
+    let limits = (!may_dial).then_some(&dialler.shared.config.http);
     let mut dial = pin!(dialler.dial(way, *address, service.as_ref(), record.id));
     let speaks = tokio::select! {
         biased;
         outcome = admitted.revoked() => return Err(outcome),
-        speaks = first_of(near) => speaks,
+        speaks = first_of(near, limits) => speaks.ok_or(Outcome::Closed)?,
         far = &mut dial, if may_dial => {
             let mut far = far?;
             record.connected(Near::Client);
@@ -395,9 +398,10 @@ async fn tell(
     }
 }
 
-async fn first_of(near: Option<&TcpStream>) -> Speaks {
-    match near {
-        Some(near) => of_socket(near).await,
-        None => std::future::pending().await,
+async fn first_of(near: Option<&TcpStream>, limits: Option<&HttpConfig>) -> Option<Speaks> {
+    match (near, limits) {
+        (Some(near), Some(limits)) => of_socket_in_time(near, limits).await,
+        (Some(near), None) => Some(of_socket(near).await),
+        (None, _) => std::future::pending().await,
     }
 }

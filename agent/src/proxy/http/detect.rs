@@ -8,7 +8,9 @@ use std::task::{Poll, ready};
 use rustix::net::{RecvFlags, recv};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
+use crate::proxy::config::HttpConfig;
 use crate::proxy::reach::Stream;
 use crate::proxy::relay::with_scratch;
 use crate::proxy::tunnel::HboneStream;
@@ -75,7 +77,33 @@ pub(in crate::proxy) async fn first_bytes(stream: &mut Stream) -> Speaks {
     }
 }
 
+/// Likewise, of a client that has to speak for anything to be done: `None` where it says
+/// nothing for as long as it may between two requests. What it then says is a beginning in
+/// the time that a head may take, or no HTTP.
+pub(in crate::proxy) async fn in_time(stream: &mut Stream, config: &HttpConfig) -> Option<Speaks> {
+    match stream {
+        Stream::Tcp(stream) => of_socket_in_time(stream, config).await,
+        Stream::Hbone(stream) => {
+            let said = poll_fn(|cx| stream.poll_peek(cx, 0).map(drop));
+            timeout(config.client_idle, said).await.ok()?;
+            let told = timeout(config.head_timeout, of_tunnel(stream)).await;
+            Some(told.unwrap_or(Speaks::Other))
+        }
+    }
+}
+
 /// Likewise, of a socket.
+pub(in crate::proxy) async fn of_socket_in_time(
+    stream: &TcpStream,
+    config: &HttpConfig,
+) -> Option<Speaks> {
+    let said = look(stream, |bytes| (!bytes.is_empty()).then_some(()));
+    let _bytes = timeout(config.client_idle, said).await.ok()?;
+    let told = timeout(config.head_timeout, of_socket(stream)).await;
+    Some(told.unwrap_or(Speaks::Other))
+}
+
+/// Waits for the first bytes of a socket, and leaves them. Cancel safe.
 pub(in crate::proxy) async fn of_socket(stream: &TcpStream) -> Speaks {
     let speaks = look(stream, classify).await;
     speaks.unwrap_or(Speaks::Other)

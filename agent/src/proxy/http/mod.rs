@@ -54,5 +54,5 @@ pub(super) use self::inbound::Inbound;
 pub(super) use self::io::Io;
 pub(super) use self::limit::Limits;
 pub(super) use self::outbound::{Begun, Outbound};
-pub(super) use self::server::{Client, not_http, serve};
+pub(super) use self::server::{Client, let_go, not_http, serve};
 pub(super) use self::upstream::Upstreams;

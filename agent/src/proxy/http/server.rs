@@ -17,7 +17,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::body::Body;
@@ -134,6 +134,14 @@ pub(in crate::proxy) async fn not_http(stream: Stream) -> Outcome {
         linger(&mut io).await;
     }
     Outcome::BadRequest("not HTTP, where that is declared")
+}
+
+/// Ends the connection of a client that has said nothing.
+pub(in crate::proxy) async fn let_go(stream: Stream) -> Outcome {
+    match Io::new(stream).shutdown().await {
+        Ok(()) => Outcome::Closed,
+        Err(_reset) => Outcome::ClientReset,
+    }
 }
 
 /// HTTP/1.1, and what it turns into.
@@ -271,6 +279,8 @@ async fn http2(
     let mut streams = FuturesUnordered::new();
     let mut left = false;
     let mut resets = 0;
+    let mut idle_since = Instant::now();
+    let mut idle = pin!(tokio::time::sleep(config.client_idle));
     loop {
         tokio::select! {
             biased;
@@ -278,12 +288,15 @@ async fn http2(
                 left = true;
                 connection.graceful_shutdown();
             }
-            Some(ended) = streams.next(), if !streams.is_empty() => match ended {
-                Ended::Answered => resets = u32::saturating_sub(resets, 1),
-                Ended::Reset => {
-                    resets += 1;
-                    if resets > config.max_resets {
-                        connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+            Some(ended) = streams.next(), if !streams.is_empty() => {
+                idle_since = Instant::now();
+                match ended {
+                    Ended::Answered => resets = u32::saturating_sub(resets, 1),
+                    Ended::Reset => {
+                        resets += 1;
+                        if resets > config.max_resets {
+                            connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+                        }
                     }
                 }
             },
@@ -298,6 +311,18 @@ async fn http2(
                 }
                 None => return Outcome::Closed,
             },
+            () = &mut idle, if streams.is_empty() => {
+                let end = idle_since + config.client_idle;
+                if Instant::now() < end {
+                    idle.as_mut().reset(end);
+                } else if left {
+                    return Outcome::Closed;
+                } else {
+                    left = true;
+                    connection.graceful_shutdown();
+                    idle.as_mut().reset(Instant::now() + config.head_timeout);
+                }
+            }
         }
     }
 }

@@ -564,7 +564,7 @@ async fn a_policy_is_asked_for_each_request_of_an_open_connection() {
 }
 
 /// The policies of the table are those that are asked.
-async fn in_force(world: &World, node: usize, server: &TestPod) {
+pub(super) async fn in_force(world: &World, node: usize, server: &TestPod) {
     until("policy", || {
         let policy = world.table().inbound(&server.pod.name);
         let local = world.nodes[node].proxy.shared.pod(&server.pod.name);

@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::{ask, everywhere};
+use super::http1::in_force;
+use super::{ask, everywhere, service};
 use crate::proxy::tests::noise::Noise;
+use crate::proxy::tests::paths::allow;
 use crate::proxy::tests::world::{TestPod, World, soon, until};
+use crate::state::{Object, StringMatch, To};
 
 /// All that a client hears of what it says, to the end of its connection.
 async fn heard(client: &TestPod, to: SocketAddr, said: &[u8]) -> String {
@@ -171,6 +174,35 @@ async fn slow_clients_are_cut_off() {
     let mut stream = client.dial(address).await;
     assert_eq!(ask(&mut stream, &whole).await.status(), 200);
     assert_eq!(soon(stream.read(&mut [0; 16])).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn who_says_nothing_is_let_go() {
+    let mut world = World::with(|config| {
+        config.http.head_timeout = Duration::from_millis(100);
+        config.http.client_idle = Duration::from_millis(400);
+    });
+    let (client, servers) = everywhere(&mut world);
+    let declared = service(&mut world, "near", "http", servers[0].1);
+    // Longer than a head may take, and no answer to no request.
+    assert_eq!(heard(&client, declared, b"").await, "");
+    let begun = heard(&client, declared, b"GE").await;
+    assert!(begun.starts_with("HTTP/1.1 400 "), "{begun}");
+    let settings = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let _frames = heard(&client, declared, settings).await;
+    // Here nothing is dialled before it is known who asks for what.
+    for (server, address) in &servers {
+        let mut policy = allow(&server.pod.name.name, "client");
+        if let Object::AuthorizationPolicy(policy) = &mut policy {
+            policy.rules[0].to = vec![To {
+                methods: vec![StringMatch::Exact("GET".to_owned())],
+                ..To::default()
+            }];
+        }
+        world.apply(policy);
+        in_force(&world, usize::from(*address == servers[1].1), server).await;
+        assert_eq!(heard(&client, *address, b"").await, "");
+    }
 }
 
 #[tokio::test]
