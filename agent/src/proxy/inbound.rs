@@ -137,9 +137,10 @@ impl Arrival {
         let looks = detects || protocol.is_http();
         let waits = app.is_none() || protocol.is_http();
         let first = async {
-            match waits {
-                true => in_time(&mut client, &self.shared.config.http).await,
-                false => Some(first_bytes(&mut client).await),
+            if waits {
+                in_time(&mut client, &self.shared.config.http).await
+            } else {
+                Some(first_bytes(&mut client).await)
             }
         };
         let spoken = tokio::select! {
