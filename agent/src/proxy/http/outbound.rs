@@ -175,6 +175,7 @@ impl Outbound {
         };
         let request = Request::from_parts(parts, body);
         let sent = send(&exit, request, &(self, &server), exchange).await;
+        self.drop_begun();
         let mut sent = sent.map_err(|failed| unanswered(&failed.why))?;
         server.answered(&admitted, sent.response.headers_mut());
         Ok(sent)
@@ -241,6 +242,12 @@ impl Outbound {
     fn take_begun(&self, to: &Reached) -> Option<Result<Stream, Outcome>> {
         let begun = self.known().begun.take()?;
         (begun.to == *to).then_some(begun.dialled)
+    }
+
+    /// A request has gone its way: what was dialled for it, and not used, is of no use.
+    pub(super) fn drop_begun(&self) {
+        let begun = self.known().begun.take();
+        drop(begun);
     }
 
     /// The table in force; looked for once it has changed.

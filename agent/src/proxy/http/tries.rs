@@ -264,6 +264,7 @@ impl Tries<'_> {
             Some(until) => timeout_at(until.at, sending).await,
             None => Ok(sending.await),
         };
+        self.outbound.drop_begun();
         let failure = match sent {
             Ok(Ok(mut sent)) => {
                 server.answered(&admitted, sent.response.headers_mut());

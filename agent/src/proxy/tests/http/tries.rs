@@ -8,18 +8,19 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 
 use super::services::{App, SHORT, Served, app_of, get, request};
-use super::{Heard, request_flow};
+use super::{Heard, ask, request_flow};
 use crate::flow::Verdict;
 use crate::model::NamespacedName;
-use crate::proxy::tests::world::{TestPod, World, app, reset};
-use crate::state::Object;
+use crate::proxy::tests::world::{TestPod, World, app, fresh_ip, reset, soon};
 use crate::state::traffic::{
     Abort, AbortWith, Algorithm, Delay, Fault, LimitKey, LimitKind, LoadBalancingSpec, LocalLimit,
     OutlierDetectionSpec, RateLimit, RetriesSpec, RetryOn, Share, TimeoutsSpec, TrafficMatch,
     TrafficPolicy, TrafficSpec, TrafficTarget,
 };
+use crate::state::{Object, TargetPort, fixtures};
 
 /// Service `web` with one application on the other node.
 struct Shop {
@@ -385,4 +386,56 @@ async fn faults_delay_and_abort_what_they_match() {
     let begun = std::time::Instant::now();
     assert_eq!(shop.get("/").await.status(), 200);
     assert!(begun.elapsed() >= SHORT);
+}
+
+/// An application that answers everything; when a connection has ended, how many requests
+/// came on it.
+fn counting(listener: TcpListener) -> mpsc::UnboundedReceiver<usize> {
+    let (give, ended) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let give = give.clone();
+            tokio::spawn(async move {
+                let (mut head, mut asked) = (Vec::new(), 0);
+                while stream
+                    .read_buf(&mut head)
+                    .await
+                    .is_ok_and(|count| count > 0)
+                {
+                    if head.ends_with(b"\r\n\r\n") {
+                        head.clear();
+                        asked += 1;
+                        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+                        let _sent = stream.write_all(answer).await;
+                    }
+                }
+                let _told = give.send(asked);
+            });
+        }
+    });
+    ended
+}
+
+#[tokio::test]
+async fn a_connection_that_the_first_request_did_not_need_is_closed() {
+    let mut world = World::new();
+    let client = world.pod("client", 0);
+    let near = world.pod("near", 0);
+    let (listener, address) = near.listen();
+    let mut ended = counting(listener);
+    // Nobody has said what it speaks.
+    let mut service = fixtures::service("shop/web", &fresh_ip().to_string());
+    let target = TargetPort::Number(address.port());
+    service.ports = vec![fixtures::port("main", 80, target)];
+    service.selector = fixtures::labels(&[("app", "near")]);
+    let web = SocketAddr::new(service.cluster_ips[0], 80);
+    world.apply(Object::Service(service));
+    let text = "GET / HTTP/1.1\r\nHost: web\r\n\r\n";
+    let mut clients = Vec::new();
+    for _ in 0..2 {
+        let mut stream = client.dial(web).await;
+        assert_eq!(ask(&mut stream, text).await.status(), 200);
+        clients.push(stream);
+    }
+    assert_eq!(soon(ended.recv()).await, Some(0));
 }
