@@ -170,6 +170,12 @@ impl Candidate {
         }
     }
 
+    /// When the Lease of somebody else ends, where that is still to come.
+    fn freed_after(&self, now: Instant) -> Option<Instant> {
+        let free = self.observed.as_ref().map(Observed::free_at);
+        free.filter(|free| *free > now)
+    }
+
     /// One attempt. Returns when the next one is due.
     async fn turn(&mut self) -> Instant {
         let sent = Instant::now();
@@ -202,11 +208,9 @@ impl Candidate {
             self.lead_until = None;
         }
         self.publish();
-        let mut wake = now + wait.mul_f64(rand::random_range(0.8..=1.0));
-        if let Some(until) = self.lead_until {
-            wake = wake.min(until);
-        }
-        wake
+        let wake = now + wait.mul_f64(rand::random_range(0.8..=1.0));
+        let change = self.lead_until.or_else(|| self.freed_after(now));
+        change.map_or(wake, |change| wake.min(change))
     }
 
     /// Takes or renews the Lease where that is due. Tells whether it is ours.
