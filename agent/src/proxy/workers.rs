@@ -14,9 +14,9 @@ use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
 
 /// After so many polls a thread looks for sockets that have become ready, and for what
-/// other threads have woken, also where it has more to poll. Nearly all polls are turns of
-/// pods ([`super::turns`]): so this many of them is what a pod waits for its first.
-const POLLS: u32 = 2;
+/// other threads have woken, also where it has more to poll. It does so after each turn
+/// of a busy pod anyway ([`super::turns`]): this is for many pods with a little to do each.
+const POLLS: u32 = 16;
 
 /// The threads. They end when the token is cancelled, their tasks with them.
 #[derive(Debug, Default)]

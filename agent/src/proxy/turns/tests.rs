@@ -3,6 +3,8 @@ use std::future::{pending, poll_fn};
 use std::sync::LazyLock;
 use std::sync::atomic::AtomicUsize;
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
 use super::*;
@@ -191,6 +193,24 @@ fn tasks_are_dropped_with_the_driver_and_none_starts_later() {
     });
     assert_eq!(Arc::strong_count(&alive), 1);
     assert_eq!(turns.account.usage().memory_bytes, 0);
+}
+
+#[tokio::test]
+async fn a_socket_that_becomes_ready_waits_for_one_turn_of_a_busy_pod() {
+    let (turns, driver) = pod();
+    turns.spawn(busy(20));
+    let driver = tokio::spawn(driver);
+    let (mut near, mut far) = UnixStream::pair().unwrap();
+    for _ in 0..100 {
+        let before = turns.account.usage().turns_over;
+        near.write_all(b"x").await.unwrap();
+        // With room for more, so that the next read has to wait.
+        let _one = far.read(&mut [0; 8]).await.unwrap();
+        let waited = turns.account.usage().turns_over - before;
+        assert!(waited <= 2, "{waited} turns");
+    }
+    assert!(turns.account.usage().turns_over >= 100);
+    driver.abort();
 }
 
 /// Wake-ups come from other threads at any moment: none may be lost.
