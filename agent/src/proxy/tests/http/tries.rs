@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::services::{App, SHORT, Served, app_of, get, request};
@@ -393,27 +393,32 @@ async fn faults_delay_and_abort_what_they_match() {
 fn counting(listener: TcpListener) -> mpsc::UnboundedReceiver<usize> {
     let (give, ended) = mpsc::unbounded_channel();
     tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
+        while let Ok((stream, _)) = listener.accept().await {
             let give = give.clone();
             tokio::spawn(async move {
-                let (mut head, mut asked) = (Vec::new(), 0);
-                while stream
-                    .read_buf(&mut head)
-                    .await
-                    .is_ok_and(|count| count > 0)
-                {
-                    if head.ends_with(b"\r\n\r\n") {
-                        head.clear();
-                        asked += 1;
-                        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
-                        let _sent = stream.write_all(answer).await;
-                    }
-                }
-                let _told = give.send(asked);
+                let _told = give.send(answer_all(stream).await);
             });
         }
     });
     ended
+}
+
+/// Answers all requests of a connection; how many there were.
+async fn answer_all(mut stream: TcpStream) -> usize {
+    let (mut head, mut asked) = (Vec::new(), 0);
+    while stream
+        .read_buf(&mut head)
+        .await
+        .is_ok_and(|count| count > 0)
+    {
+        if head.ends_with(b"\r\n\r\n") {
+            head.clear();
+            asked += 1;
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+            let _sent = stream.write_all(answer).await;
+        }
+    }
+    asked
 }
 
 #[tokio::test]
