@@ -71,8 +71,8 @@ impl World {
 }
 
 async fn wait<T: Clone>(receiver: &mut watch::Receiver<T>, wanted: impl FnMut(&T) -> bool) -> T {
-    // The clock is paused: an hour passes at once where nothing else happens.
-    let found = tokio::time::timeout(Duration::from_hours(1), receiver.wait_for(wanted));
+    // The clock is paused: a day passes at once where nothing else happens.
+    let found = tokio::time::timeout(Duration::from_hours(24), receiver.wait_for(wanted));
     found.await.expect("it never came to this").unwrap().clone()
 }
 
