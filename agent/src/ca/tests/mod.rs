@@ -5,7 +5,7 @@ mod rotation;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -403,7 +403,13 @@ struct Running {
 
 impl Running {
     async fn new() -> Self {
-        Self::with(Files::new(), "127.0.0.1:0".parse().unwrap()).await
+        Self::at("127.0.0.1").await
+    }
+
+    /// On a port of its own choice.
+    async fn at(ip: &str) -> Self {
+        let ip: IpAddr = ip.parse().unwrap();
+        Self::with(Files::new(), (ip, 0).into()).await
     }
 
     async fn with(files: Files, listen: SocketAddr) -> Self {
@@ -510,9 +516,11 @@ async fn an_agent_does_not_give_its_token_to_another_ca() {
 
 #[tokio::test]
 async fn an_agent_recovers_when_the_ca_comes_up() {
-    let ca = Running::new().await;
+    // At an address of its own nobody else takes the port meanwhile.
+    let ip = "127.99.0.1";
+    let ca = Running::at(ip).await;
     let address = ca.address;
-    let agent = ca.agent("127.0.0.1", TOKEN_A);
+    let agent = ca.agent(ip, TOKEN_A);
     let files = ca.stop().await;
     let error = failure(&agent, "web").await;
     assert!(
