@@ -1,5 +1,6 @@
 //! Every byte, in every order of ends.
 
+use std::os::fd::AsFd as _;
 use std::sync::atomic::Ordering::Relaxed;
 
 use sha2::{Digest as _, Sha256};
@@ -9,6 +10,7 @@ use tokio::net::TcpStream;
 use super::world::{TestPod, World, reset, soon, until};
 use super::{check_flow, expect_fin, expect_reset, round_trip};
 use crate::flow::Verdict;
+use crate::proxy::PodNetwork as _;
 
 /// A connected pair through the mesh: the client's end, the server's end.
 async fn pair(client: &TestPod, server: &TestPod) -> (TcpStream, TcpStream) {
@@ -104,7 +106,12 @@ async fn a_reset_comes_after_the_bytes_before_it() {
         near.write_all(b"unread").await.unwrap();
         soon(far.readable()).await.unwrap();
         far.write_all(&vec![7; 300_000]).await.unwrap();
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        // A RST takes away what is not yet on its way.
+        let queue = || server.network.tcp_info(far.as_fd());
+        until("all of it is on its way", || {
+            queue().is_some_and(|info| info.unacknowledged == 0)
+        })
+        .await;
         drop(far);
         let mut received = Vec::new();
         let mut chunk = vec![0; 65536];
@@ -308,7 +315,9 @@ async fn say_in_two_steps(from: &mut TcpStream, to: &mut TcpStream) {
 }
 
 /// With Nagle's rule in force, the second step must not wait for a delayed acknowledgement of
-/// the first. The kernel delays none at the beginning of a connection.
+/// the first, which takes 40 ms at least. The kernel delays none at the beginning of a
+/// connection, and each one later: where the fastest are not delayed, on however busy a
+/// machine, none is.
 #[tokio::test]
 async fn messages_in_two_steps_are_not_delayed() {
     let mut world = World::new();
@@ -324,8 +333,8 @@ async fn messages_in_two_steps_are_not_delayed() {
         }
         let later = &mut times[30..];
         later.sort_unstable();
-        let median = later[later.len() / 2];
-        assert!(median.as_millis() < 20, "{median:?}");
+        let third = later[2];
+        assert!(third.as_millis() < 40, "{later:?}");
     }
 }
 

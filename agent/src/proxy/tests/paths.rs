@@ -16,6 +16,10 @@ use crate::state::{
     StringMatch,
 };
 
+/// So short that a test waits for its end, so long that the test is done with what goes on
+/// meanwhile.
+const DRAIN: Duration = Duration::from_secs(4);
+
 fn selecting(app: &str) -> PolicyScope {
     let labels = [("app".to_owned(), app.to_owned())];
     PolicyScope::Pods(Selector(labels.into()))
@@ -322,7 +326,7 @@ async fn a_pod_leaves(mut world: World) {
     let mut stream = client.dial(address).await;
     round_trip(&mut stream, b"before").await;
     let proxy = world.nodes[1].proxy.clone();
-    proxy.remove_pod(&server.key(), Duration::from_secs(2));
+    proxy.remove_pod(&server.key(), DRAIN);
     round_trip(&mut stream, b"meanwhile").await;
     client.dial_refused(address).await;
     check_flow(&world.flow(0).await, Verdict::Failed, "tunnel_failed");
@@ -347,7 +351,7 @@ async fn a_pod_that_leaves_the_mesh_is_drained_too() {
     world.apply(Object::Pod(left));
     tokio::time::sleep(Duration::from_millis(100)).await;
     let proxy = world.nodes[1].proxy.clone();
-    proxy.remove_pod(&server.key(), Duration::from_secs(2));
+    proxy.remove_pod(&server.key(), DRAIN);
     round_trip(&mut stream, b"meanwhile").await;
     expect_reset(&mut stream).await;
     check_flow(&world.flow(1).await, Verdict::Forwarded, "pod_removed");

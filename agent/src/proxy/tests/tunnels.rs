@@ -9,10 +9,11 @@ use h2::client::SendRequest;
 use http::{Request, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::Barrier;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::world::{TestPod, World, app, fresh_ip, id, soon, until};
+use super::world::{PATIENCE, TestPod, World, app, fresh_ip, id, soon, until};
 use super::{check_flow, echo, expect_reset, round_trip};
 use crate::flow::Verdict;
 use crate::identity::server_name;
@@ -88,13 +89,14 @@ async fn a_thousand_at_once() {
     let (listener, address) = server.listen();
     echo(listener);
     let client = Arc::new(client);
+    let all_open = Arc::new(Barrier::new(1000));
     let mut tasks = tokio::task::JoinSet::new();
     for number in 0..1000_u32 {
-        let client = Arc::clone(&client);
+        let (client, all_open) = (Arc::clone(&client), Arc::clone(&all_open));
         tasks.spawn(async move {
             let mut stream = client.dial(address).await;
             round_trip(&mut stream, &number.to_be_bytes()).await;
-            tokio::time::sleep(Duration::from_millis(300)).await;
+            let _last = soon(all_open.wait()).await;
             round_trip(&mut stream, &number.to_le_bytes()).await;
         });
     }
@@ -270,41 +272,27 @@ async fn whoever_answers_must_be_the_expected_pod() {
 }
 
 #[tokio::test]
-async fn a_peer_that_proves_nothing_is_dropped_in_time() {
+async fn of_peers_that_prove_nothing_one_too_many_is_shed() {
     let mut world = World::with(|config| {
-        config.tunnel.handshake_timeout = Duration::from_millis(300);
+        config.tunnel.handshake_timeout = PATIENCE;
         config.tunnel.handshakes_per_pod = 1;
         config.tunnel.handshakes_waiting = 1;
     });
     let (client, server) = (world.pod("client", 0), world.pod("server", 1));
     let to = SocketAddr::new(server.ip, 15008);
-    // Silent, then talking nonsense, and one too many.
-    let mut silent = TcpStream::connect(to).await.unwrap();
+    // Silent, one that waits for its place, and one too many.
+    let silent = TcpStream::connect(to).await.unwrap();
     let mut second = TcpStream::connect(to).await.unwrap();
     let proxy = world.nodes[1].proxy.clone();
     let mut shed = TcpStream::connect(to).await.unwrap();
     expect_reset(&mut shed).await;
     assert_eq!(proxy.stats().handshakes_shed, 1);
+    drop(silent);
     second.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
-    let mut rest = Vec::new();
-    let _alert = soon(second.read_to_end(&mut rest)).await;
-    let _alert = soon(silent.read_to_end(&mut rest)).await;
+    let _alert = soon(second.read_to_end(&mut Vec::new())).await;
     for _ in 0..2 {
         check_flow(&world.flow(1).await, Verdict::Failed, "handshake_failed");
     }
-    // Proven, and then silent.
-    let mut slow = tls(&world, &client, &server).await;
-    let _closed = soon(slow.read_to_end(&mut rest)).await;
-    check_flow(&world.flow(1).await, Verdict::Failed, "handshake_failed");
-    // Headers that never end: 9 bytes of a HEADERS frame, then nothing.
-    let mut slow = tls(&world, &client, &server).await;
-    slow.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
-        .await
-        .unwrap();
-    slow.write_all(b"\0\0\x40\x01\0\0\0\0\x01\x82")
-        .await
-        .unwrap();
-    let _closed = soon(slow.read_to_end(&mut rest)).await;
     // All places are free again.
     let (listener, address) = server.listen();
     echo(listener);
@@ -313,19 +301,39 @@ async fn a_peer_that_proves_nothing_is_dropped_in_time() {
 }
 
 #[tokio::test]
+async fn a_peer_that_proves_nothing_is_dropped_in_time() {
+    // Long enough for those who do prove who they are.
+    let mut world = World::with(|config| config.tunnel.handshake_timeout = Duration::from_secs(3));
+    let (client, server) = (world.pod("client", 0), world.pod("server", 1));
+    let proxy = world.nodes[1].proxy.clone();
+    let idle = proxy.stats().tasks;
+    let to = SocketAddr::new(server.ip, 15008);
+    let mut silent = TcpStream::connect(to).await.unwrap();
+    // Proven, and then silent.
+    let mut mute = tls(&world, &client, &server).await;
+    // Headers that never end: 9 bytes of a HEADERS frame, then nothing.
+    let mut slow = tls(&world, &client, &server).await;
+    slow.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+        .await
+        .unwrap();
+    slow.write_all(b"\0\0\x40\x01\0\0\0\0\x01\x82")
+        .await
+        .unwrap();
+    let mut rest = Vec::new();
+    let _closed = soon(silent.read_to_end(&mut rest)).await;
+    let _closed = soon(mute.read_to_end(&mut rest)).await;
+    for _ in 0..2 {
+        check_flow(&world.flow(1).await, Verdict::Failed, "handshake_failed");
+    }
+    let _closed = soon(slow.read_to_end(&mut rest)).await;
+    until("all of them are gone", || proxy.stats().tasks <= idle).await;
+}
+
+#[tokio::test]
 async fn a_flood_of_connects_stays_within_the_limit() {
     let mut world = World::with(|config| config.tunnel.max_concurrent_streams = 20);
     let (client, server) = (world.pod("client", 0), world.pod("server", 1));
     let (listener, address) = server.listen();
-    let accepted = tokio::spawn(async move {
-        let mut open = Vec::new();
-        while let Ok(Ok((stream, _))) =
-            tokio::time::timeout(Duration::from_secs(1), listener.accept()).await
-        {
-            open.push(stream);
-        }
-        open.len()
-    });
     let sender = peer(&world, &client, &server).await;
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..200 {
@@ -334,13 +342,17 @@ async fn a_flood_of_connects_stays_within_the_limit() {
             let request = Request::connect(address.to_string()).body(()).unwrap();
             std::future::poll_fn(|cx| sender.poll_ready(cx)).await?;
             let (answer, send) = sender.send_request(request, false)?;
-            let answer = answer.await?;
-            tokio::time::sleep(Duration::from_secs(2)).await;
-            Ok::<_, h2::Error>((send, answer.status()))
+            // Open until the test ends.
+            let _open = (send, answer.await?);
+            std::future::pending::<Result<(), h2::Error>>().await
         });
     }
-    let open = soon(accepted).await.unwrap();
-    assert!(open <= 20, "{open} at once");
+    let mut open = Vec::new();
+    for _ in 0..20 {
+        open.push(soon(listener.accept()).await.unwrap());
+    }
+    let more = tokio::time::timeout(Duration::from_secs(1), listener.accept()).await;
+    assert!(more.is_err(), "more than 20 at once");
     tasks.abort_all();
 }
 
@@ -398,8 +410,8 @@ async fn a_renewed_certificate_gets_new_tunnels_and_old_streams_live_on() {
 #[tokio::test]
 async fn a_peer_that_stops_to_answer_is_gone() {
     let mut world = World::with(|config| {
-        config.tunnel.ping_interval = Duration::from_millis(100);
-        config.tunnel.ping_timeout = Duration::from_millis(200);
+        config.tunnel.ping_interval = Duration::from_millis(200);
+        config.tunnel.ping_timeout = Duration::from_secs(1);
     });
     let (client, server) = (world.pod("client", 0), world.pod("server", 1));
     let (listener, address) = server.listen();

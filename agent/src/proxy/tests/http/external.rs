@@ -1,5 +1,6 @@
 //! Services that are asked about requests.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -7,7 +8,8 @@ use tokio::net::TcpStream;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
 
-use super::services::{app_of, get as http_get};
+use super::http1::in_force;
+use super::services::{SHORT, app_of, get as http_get};
 use super::{Heard, ask, everywhere};
 use crate::model::NamespacedName;
 use crate::proxy::http::external_protocol::auth::authorization_server::{
@@ -24,7 +26,7 @@ use crate::proxy::http::external_protocol::ratelimit::rate_limit_service_server:
     RateLimitService, RateLimitServiceServer,
 };
 use crate::proxy::http::external_protocol::ratelimit::{RateLimitRequest, RateLimitResponse};
-use crate::proxy::tests::world::{TestPod, World};
+use crate::proxy::tests::world::{PATIENCE, TestPod, World};
 use crate::state::fixtures::{labels, service};
 use crate::state::{
     Action, AuthorizationPolicy, ExternalProvider, IncludedBody, Object, PathPattern, PolicyScope,
@@ -124,7 +126,7 @@ fn provider() -> ExternalProvider {
     ExternalProvider {
         service: NamespacedName::new("shop", "judge"),
         port: 9000,
-        timeout: Duration::from_millis(300),
+        timeout: PATIENCE,
         fail_open: false,
         body: None,
         headers: Vec::new(),
@@ -143,11 +145,19 @@ fn of_applications(object: Object, name: &str) -> Object {
     })
 }
 
-fn apply(world: &mut World, provider: &ExternalProvider) {
-    for name in ["near", "far"] {
+/// Puts a policy on the applications, and waits until it is in force.
+async fn apply(
+    world: &mut World,
+    servers: &[(TestPod, SocketAddr); 2],
+    provider: &ExternalProvider,
+) {
+    for (server, _) in servers {
+        let name = &server.pod.name.name;
         world.apply(of_applications(custom(provider.clone()), name));
     }
-    world.publish();
+    for (node, (server, _)) in servers.iter().enumerate() {
+        in_force(world, node, server).await;
+    }
 }
 
 /// A judge on the second node, behind a Service.
@@ -176,6 +186,13 @@ fn judge(world: &mut World) -> (TestPod, Judge) {
     (pod, judge)
 }
 
+#[track_caller]
+fn unavailable(heard: &Heard, server: &TestPod) {
+    assert_eq!(heard.status(), 503);
+    let reason = format!("ext_authz_unavailable; by {}#0", server.pod.name);
+    assert_eq!(heard.header("fairlead-reason"), Some(&*reason));
+}
+
 async fn get(stream: &mut TcpStream, path: &str) -> Heard {
     let headers = "X-Secret: s\r\nX-User: root\r\nX-List: a\r\nX-List: b\r\n";
     let request = format!("GET {path} HTTP/1.1\r\nHost: web.shop\r\n{headers}\r\n");
@@ -187,7 +204,7 @@ async fn who_is_asked_decides() {
     let mut world = World::new();
     let (client, servers) = everywhere(&mut world);
     let (_pod, judge) = judge(&mut world);
-    apply(&mut world, &provider());
+    apply(&mut world, &servers, &provider()).await;
     for (server, address) in &servers {
         let rule = format!("by {}#0", server.pod.name);
         let mut stream = client.dial(*address).await;
@@ -210,11 +227,8 @@ async fn who_is_asked_decides() {
             text.contains("\nhost: web.shop\n") && !text.contains("root"),
             "{text}"
         );
-        for path in ["/slow", "/broken", "/silent"] {
-            let refused = get(&mut stream, path).await;
-            assert_eq!(refused.status(), 503, "{path}");
-            let reason = format!("ext_authz_unavailable; {rule}");
-            assert_eq!(refused.header("fairlead-reason"), Some(&*reason));
+        for path in ["/broken", "/silent"] {
+            unavailable(&get(&mut stream, path).await, server);
         }
         let asked = judge.0.lock().unwrap().len();
         assert_eq!(get(&mut stream, "/free").await.status(), 200);
@@ -243,10 +257,26 @@ async fn who_is_asked_decides() {
 }
 
 #[tokio::test]
+async fn who_does_not_answer_in_time_is_not_waited_for() {
+    let mut world = World::new();
+    let (client, servers) = everywhere(&mut world);
+    let (_pod, _judge) = judge(&mut world);
+    let hasty = ExternalProvider {
+        timeout: SHORT,
+        ..provider()
+    };
+    apply(&mut world, &servers, &hasty).await;
+    for (server, address) in &servers {
+        let mut stream = client.dial(*address).await;
+        unavailable(&get(&mut stream, "/slow").await, server);
+    }
+}
+
+#[tokio::test]
 async fn who_can_not_be_asked_decides_as_the_policy_says() {
     let mut world = World::new();
     let (client, servers) = everywhere(&mut world);
-    apply(&mut world, &provider());
+    apply(&mut world, &servers, &provider()).await;
     for (_, address) in &servers {
         let mut stream = client.dial(*address).await;
         assert_eq!(get(&mut stream, "/fine").await.status(), 503);
@@ -255,14 +285,10 @@ async fn who_can_not_be_asked_decides_as_the_policy_says() {
         fail_open: true,
         ..provider()
     };
-    apply(&mut world, &open);
+    apply(&mut world, &servers, &open).await;
     for (_, address) in &servers {
         let mut stream = client.dial(*address).await;
-        loop {
-            if get(&mut stream, "/fine").await.status() == 200 {
-                break;
-            }
-        }
+        assert_eq!(get(&mut stream, "/fine").await.status(), 200);
     }
 }
 
@@ -276,7 +302,8 @@ async fn bodies_are_shown_as_far_as_the_policy_says() {
             max_bytes: 4,
             allow_partial,
         });
-        apply(&mut world, &ExternalProvider { body, ..provider() });
+        let provider = ExternalProvider { body, ..provider() };
+        apply(&mut world, &servers, &provider).await;
         for (_, address) in &servers {
             let mut stream = client.dial(*address).await;
             let post = "POST /fine HTTP/1.1\r\nHost: a\r\n";
@@ -334,6 +361,27 @@ impl RateLimitService for Counter {
     }
 }
 
+/// A policy of Service `web` that asks Service `counter`.
+fn globally_limited(timeout: Duration, on_failure: &str) -> String {
+    let timeout = timeout.as_millis();
+    format!(
+        "apiVersion: fairlead.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {{name: web, namespace: shop}}
+spec:
+  targetRefs: [{{group: '', kind: Service, name: web}}]
+  rateLimits:
+  - name: all
+    global:
+      service: {{name: counter, port: 80}}
+      domain: shop
+      timeout: {timeout}ms
+      onFailure: {on_failure}
+      descriptors: [{{entries: [{{key: path, from: PATH}}, {{key: client, from: CLIENT}}]}}]
+"
+    )
+}
+
 #[tokio::test]
 async fn a_global_limit_is_asked_as_the_client() {
     let mut world = World::new();
@@ -353,27 +401,13 @@ async fn a_global_limit_is_asked_as_the_client() {
     });
     let _counter = world.service("counter", &[address]);
     for (on_failure, without) in [("DENY", 429), ("ALLOW", 200)] {
-        world.manifest(&format!(
-            "apiVersion: fairlead.dev/v1alpha1
-kind: TrafficPolicy
-metadata: {{name: web, namespace: shop}}
-spec:
-  targetRefs: [{{group: '', kind: Service, name: web}}]
-  rateLimits:
-  - name: all
-    global:
-      service: {{name: counter, port: 80}}
-      domain: shop
-      timeout: 300ms
-      onFailure: {on_failure}
-      descriptors: [{{entries: [{{key: path, from: PATH}}, {{key: client, from: CLIENT}}]}}]
-"
-        ));
+        world.manifest(&globally_limited(SHORT, on_failure));
         for path in ["/slow", "/strange"] {
             let heard = http_get(&client, &shop, path, "").await;
             assert_eq!(heard.status(), without, "{path}");
         }
     }
+    world.manifest(&globally_limited(PATIENCE, "DENY"));
     assert_eq!(http_get(&client, &shop, "/", "").await.status(), 200);
     let over = http_get(&client, &shop, "/over", "").await;
     assert_eq!(over.status(), 429);

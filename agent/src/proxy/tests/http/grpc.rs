@@ -164,11 +164,11 @@ async fn a_call_goes_through_with_its_trailers() {
 #[tokio::test]
 async fn a_deadline_is_passed_on_shortened_and_ends_the_call_in_time() {
     let mut shop = shop();
-    let got = shop.call("/pkg.S/Slow", &[("grpc-timeout", "400m")]).await;
+    let got = shop.call("/pkg.S/Slow", &[("grpc-timeout", "2000m")]).await;
     assert_eq!(got.body, MESSAGE);
     let trailers = got.trailers.unwrap();
     assert_eq!(trailers["grpc-status"], "4");
-    assert_eq!(trailers["grpc-message"], "timed_out; after 400ms");
+    assert_eq!(trailers["grpc-message"], "timed_out; after 2s");
     let asked = soon(shop.asked.recv()).await.unwrap();
     let passed_on = asked["grpc-timeout"].to_str().unwrap();
     let (digits, unit) = passed_on.split_at(passed_on.len() - 1);
@@ -178,7 +178,7 @@ async fn a_deadline_is_passed_on_shortened_and_ends_the_call_in_time() {
         other => panic!("{other}"),
     };
     assert!(
-        left > Duration::ZERO && left <= Duration::from_millis(400),
+        left > Duration::ZERO && left <= Duration::from_secs(2),
         "{left:?}"
     );
 }

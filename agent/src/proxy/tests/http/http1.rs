@@ -190,7 +190,7 @@ async fn an_answer_that_ends_with_its_connection_is_whole() {
 
 #[tokio::test]
 async fn a_client_that_waits_for_an_answer_is_not_idle() {
-    let mut world = World::with(|config| config.http.client_idle = Duration::from_millis(100));
+    let mut world = World::with(|config| config.http.client_idle = Duration::from_millis(300));
     let client = world.pod("client", 0);
     for server in [world.pod("near", 0), world.pod("far", 1)] {
         let (listener, address) = server.listen();

@@ -138,9 +138,9 @@ async fn heads_have_a_limit() {
 #[tokio::test]
 async fn slow_clients_are_cut_off() {
     let mut world = World::with(|config| {
-        config.http.head_timeout = Duration::from_millis(200);
-        config.http.body_idle = Duration::from_millis(200);
-        config.http.client_idle = Duration::from_millis(400);
+        config.http.head_timeout = Duration::from_millis(500);
+        config.http.body_idle = Duration::from_millis(500);
+        config.http.client_idle = Duration::from_secs(1);
     });
     let (client, servers) = everywhere(&mut world);
     let (_, address) = servers[1];
