@@ -15,9 +15,9 @@ use crate::wait;
 use crate::world::{Node, World};
 
 /// How long an agent may take until it answers.
-const START: Duration = Duration::from_secs(20);
+const START: Duration = Duration::from_mins(1);
 /// How long a command of the command line may take.
-const COMMAND: Duration = Duration::from_secs(20);
+const COMMAND: Duration = Duration::from_mins(1);
 /// Where an authority listens.
 const AUTHORITY_PORT: u16 = 15012;
 

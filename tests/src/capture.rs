@@ -49,7 +49,7 @@ impl Capture {
             "tcp",
         ];
         let mut process = node.host.spawn(name, &arguments)?;
-        process.wait_for("listening on", Duration::from_secs(10))?;
+        process.wait_for("listening on", Duration::from_secs(30))?;
         let peer = world.peer_behind(device).context("a link's device")?.ip4;
         Ok(Self {
             process,
@@ -63,7 +63,7 @@ impl Capture {
     pub fn stop(mut self) -> Result<Traffic> {
         self.catch_up()?;
         self.process.signal(Signal::INT)?;
-        let _: ExitStatus = self.process.wait(Duration::from_secs(10))?;
+        let _: ExitStatus = self.process.wait(Duration::from_secs(30))?;
         let log = self.process.output();
         ensure!(
             log.contains("\n0 packets dropped by kernel"),
@@ -79,7 +79,7 @@ impl Capture {
         // Nobody listens there.
         let knock = ["curl", "-s", "--connect-timeout", "5", &url];
         drop(self.here.run(&knock)?);
-        wait::until_ok("the last packet", Duration::from_secs(10), || {
+        wait::until_ok("the last packet", Duration::from_secs(30), || {
             let traffic = Traffic::read(&fs::read(&self.file)?)?;
             let last = |(_, to): &(SocketAddr, SocketAddr)| to.port() == LAST;
             ensure!(traffic.streams.keys().any(last), "it is not there yet");

@@ -15,6 +15,7 @@ pub mod cluster;
 mod manifest;
 mod place;
 mod pod;
+mod port;
 mod process;
 mod requirements;
 pub mod servers;
@@ -27,6 +28,7 @@ pub use capture::{Capture, Traffic};
 pub use manifest::Manifests;
 pub use place::Place;
 pub use pod::{Pod, PodSpec};
+pub use port::free_port;
 pub use process::{Output, Process, run, without_own_variables};
 pub use requirements::{
     missing_for_cluster_tier, missing_for_node_tier, missing_programs, skips_are_failures,

@@ -70,7 +70,7 @@ pub(crate) fn ip_batch(netns: &str, commands: &[String]) -> Result<()> {
 /// Runs a system tool that has to succeed.
 pub(crate) fn tool<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> Result<String> {
     let mut command = Command::new(program);
-    let output = crate::process::run(command.args(arguments), Duration::from_secs(30))?
+    let output = crate::process::run(command.args(arguments), Duration::from_mins(1))?
         .ok()
         .with_context(|| format!("{command:?}"))?;
     Ok(output.stdout)
@@ -131,7 +131,7 @@ pub(crate) fn kill_cgroup(cgroup: &Path) -> Result<()> {
         .with_context(|| format!("cannot kill {}", cgroup.display()))?;
     wait::until(
         "the end of a cgroup's processes",
-        Duration::from_secs(10),
+        Duration::from_secs(30),
         || {
             let events = fs::read_to_string(cgroup.join("cgroup.events")).ok()?;
             events.contains("populated 0").then_some(())

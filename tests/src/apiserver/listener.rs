@@ -22,6 +22,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::handler;
 use super::shared::Shared;
+use crate::port;
 
 /// A place to listen at.
 #[derive(Clone, Debug)]
@@ -113,8 +114,12 @@ impl Drop for Listening {
 
 fn bind(place: &Place) -> Result<TcpListener> {
     let address = place.address;
+    let bind = move || match address.port() {
+        0 => port::listen(address.ip()),
+        _ => TcpListener::bind(address),
+    };
     let Some(path) = place.netns.clone() else {
-        return Ok(TcpListener::bind(address)?);
+        return Ok(bind()?);
     };
     // A thread is in one namespace, and this one ends at once.
     let bound = std::thread::spawn(move || -> io::Result<TcpListener> {
@@ -123,7 +128,7 @@ fn bind(place: &Place) -> Result<TcpListener> {
             std::os::fd::AsFd::as_fd(&netns),
             Some(rustix::thread::LinkNameSpaceType::Network),
         )?;
-        TcpListener::bind(address)
+        bind()
     });
     let bound = bound.join();
     let bound = bound.map_err(|_panic| anyhow!("the thread panicked"))?;

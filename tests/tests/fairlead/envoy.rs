@@ -7,11 +7,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use fairlead_tests::{Pod, PodSpec, Process};
+use fairlead_tests::{Pod, PodSpec, Process, until_ok};
 use serde_json::{Value, json};
 
 use crate::Test;
-use crate::mesh::{Mesh, TUNNEL, run_python, serve_python};
+use crate::mesh::{Mesh, SOON, TUNNEL, run_python, serve_python};
 use crate::peer::{Signer, Validity};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -39,7 +39,7 @@ const LOCAL: u16 = 9000;
 /// The application behind the tunnel.
 const APPLICATION: u16 = 7000;
 /// Envoy takes its time to start on a busy machine.
-const START: Duration = Duration::from_secs(30);
+const START: Duration = Duration::from_mins(1);
 
 const CLIENT: &str = "spiffe://cluster.local/ns/guest/sa/envoy";
 const SERVER: &str = "spiffe://cluster.local/ns/shop/sa/server";
@@ -70,13 +70,13 @@ fn dials() -> Result<()> {
         ensure!(output.stdout.trim() == own, "{output:?}, not {own}");
     }
 
-    let flows =
-        mesh.agent("b")
-            .cli
-            .json(&["flows", "--direction", "inbound", "--verdict", "forwarded"])?;
-    let from_envoy = |flow: &&Value| flow["source"]["identity"] == CLIENT;
-    let flow = flows.iter().find(from_envoy);
-    let flow = flow.with_context(|| format!("no flow of Envoy's in {flows:?}"))?;
+    let from_envoy = |flow: &Value| flow["source"]["identity"] == CLIENT;
+    let flow = until_ok("its record", SOON, || {
+        let arguments = ["flows", "--direction", "inbound", "--verdict", "forwarded"];
+        let flows = mesh.agent("b").cli.json(&arguments)?;
+        let flow = flows.iter().find(|flow| from_envoy(flow)).cloned();
+        flow.with_context(|| format!("no flow of Envoy's in {flows:?}"))
+    })?;
     ensure!(flow["tls"] == "mtls", "{flow}");
     ensure!(flow["policy"] == "shop/only-envoy#0", "{flow}");
     Ok(())

@@ -14,7 +14,7 @@ pub(crate) const TESTS: &[Test] = &[
     Test::node("world::is_swept_when_its_creator_is_dead", is_swept),
 ];
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(30);
 
 fn pods_reach_each_other() -> Result<()> {
     let mut options = WorldOptions::nodes(&["a", "b"]);

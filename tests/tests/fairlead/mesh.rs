@@ -9,8 +9,8 @@ use fairlead_tests::{
     Agent, AgentOptions, Authority, Capture, Output, Pod, PodSpec, Process, World, WorldOptions,
 };
 
-/// A start or a change should be through by then, on a slow machine too.
-pub(crate) const SOON: Duration = Duration::from_secs(10);
+/// A start or a change is through by then, on a slow and busy machine too.
+pub(crate) const SOON: Duration = Duration::from_secs(30);
 /// The limit of commands that move much.
 pub(crate) const LONG: Duration = Duration::from_mins(3);
 /// Port of the encrypted tunnels between nodes.
@@ -148,9 +148,9 @@ pub(crate) fn serve_python(pod: &Pod, script: &str, port: u16, more: &[&str]) ->
     Ok(process)
 }
 
-/// curl, quiet, for five seconds at most; fails where the answer is an error.
+/// curl, quiet, for ten seconds at most; fails where the answer is an error.
 pub(crate) fn curl(pod: &Pod, url: &str) -> Result<Output> {
-    let limit = fairlead_tests::patient(Duration::from_secs(5))
+    let limit = fairlead_tests::patient(Duration::from_secs(10))
         .as_secs()
         .to_string();
     pod.run(&["curl", "-fsS", "--max-time", &limit, url])

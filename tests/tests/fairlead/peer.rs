@@ -20,7 +20,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 /// How long a step of the protocol may take.
-const STEP: Duration = Duration::from_secs(10);
+const STEP: Duration = Duration::from_secs(20);
 
 /// Runs a future on a thread of its own inside a pod's network namespace. The thread
 /// ends with it, so that nothing else ever runs there.

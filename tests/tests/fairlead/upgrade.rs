@@ -1,7 +1,5 @@
 //! A new agent takes over from one that runs, as in an upgrade of a DaemonSet.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
 use fairlead_tests::{Agent, AgentOptions, until};
 use serde_json::Value;
@@ -120,11 +118,9 @@ fn failing() -> Result<()> {
     let ended = until("its end", SOON, || new.process.ended().ok().flatten())?;
     ensure!(!ended.success(), "{}", new.process.output());
     drop(new);
-    until(
-        "the old agent answers again",
-        Duration::from_secs(15),
-        || ready(mesh.agent("a"), &Value::Null).filter(|started| *started == before),
-    )
+    until("the old agent answers again", SOON, || {
+        ready(mesh.agent("a"), &Value::Null).filter(|started| *started == before)
+    })
     .with_context(|| mesh.agent("a").process.output())?;
     ensure!(mesh.agent("a").page("/readyz")? == "ok\n", "it is ready");
     ensure!(load.ended()?.is_none(), "{}", load.output());

@@ -181,7 +181,7 @@ fn not_permitted() -> Result<()> {
 /// As soon as it signs, a node that comes new meets those that are there.
 fn known_before_it_signs() -> Result<()> {
     let cluster = Cluster::start()?;
-    let replica = cluster.replica("ca-0", &["--root-overlap", "8s", "--max-ttl", "10m"])?;
+    let replica = cluster.replica("ca-0", &["--root-overlap", "15s", "--max-ttl", "10m"])?;
     replica.wait_ready()?;
     until_ok("a bundle", SOON, || cluster.mount_bundle())?;
     let web = cluster.agent("a", &replica, &cluster.token("agent-a"))?;
@@ -220,7 +220,7 @@ fn known_before_it_signs() -> Result<()> {
 /// is what they need to read it, and certificates live for seconds.
 fn replaced_under_traffic() -> Result<()> {
     let cluster = Cluster::start()?;
-    let flags = ["--root-overlap", "8s", "--max-ttl", "6s"];
+    let flags = ["--root-overlap", "15s", "--max-ttl", "12s"];
     let first = cluster.replica("ca-0", &flags)?;
     let second = cluster.replica("ca-1", &flags)?;
     first.wait_ready()?;
@@ -233,7 +233,7 @@ fn replaced_under_traffic() -> Result<()> {
 
     let old = cluster.bundle()?;
     cluster.rotate()?;
-    let limit = patient(Duration::from_mins(2));
+    let limit = patient(Duration::from_mins(3));
     let (started, mut bundles) = (Instant::now(), vec![old.clone()]);
     let bundles_seen = std::cell::RefCell::new(&mut bundles);
     let done = || {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
-use std::net::TcpListener as StdListener;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
@@ -12,7 +11,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use fairlead::identity::{self, CaAddress, Identities, SystemClock, server_name};
 use fairlead::model::{NodeName, SpiffeId, TrustDomain};
 use fairlead_tests::apiserver::{ApiServer, Options, Rule, TokenOptions};
-use fairlead_tests::{Process, binary, until, until_ok, without_own_variables};
+use fairlead_tests::{Process, binary, free_port, until, until_ok, without_own_variables};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -25,7 +24,7 @@ pub(super) const SECRET: &str = "fairlead-ca";
 pub(super) const BUNDLE: &str = "fairlead-ca-root-cert";
 /// The user of the CA's service account.
 pub(super) const USER: &str = "system:serviceaccount:fairlead-system:fairlead-ca";
-pub(super) const SOON: Duration = Duration::from_secs(20);
+pub(super) const SOON: Duration = Duration::from_mins(1);
 
 /// An API server with the pods of two nodes, and what the CA may do there.
 pub(super) struct Cluster {
@@ -202,10 +201,6 @@ pub(super) fn bound(agent: &str) -> TokenOptions {
         pod: Some((agent.to_owned(), format!("uid-of-{agent}"))),
         ..TokenOptions::default()
     }
-}
-
-fn free_port() -> Result<u16> {
-    Ok(StdListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 pub(super) fn id(account: &str) -> SpiffeId {

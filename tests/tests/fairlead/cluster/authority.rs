@@ -24,7 +24,7 @@ pub(crate) const TESTS: &[Test] = &[
 ];
 
 /// How long a Lease lasts beyond the end of its holder, and a little more.
-const TAKE_OVER: Duration = Duration::from_secs(40);
+const TAKE_OVER: Duration = Duration::from_mins(1);
 
 /// Starts the agent of node a with a token that is not good enough. The caller learns no
 /// more than that it is refused; the authority's log says why.

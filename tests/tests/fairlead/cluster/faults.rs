@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::mesh::{ClusterMesh, reported, soon_refused, soon_works, url, usual_pods, web, works};
 use crate::Test;
-use crate::mesh::{SOON, curl};
+use crate::mesh::{LONG, SOON, curl};
 
 pub(crate) const TESTS: &[Test] = &[
     Test::cluster("faults::a_killed_agent_comes_back", killed).with(&["python3", "curl"]),
@@ -79,8 +79,8 @@ fn source(agent: &Agent) -> Result<Value> {
 }
 
 fn soon_healthy(agent: &Agent, expected: bool) -> Result<()> {
-    let limit = Duration::from_secs(40);
-    until_ok("the state of the source", limit, || {
+    // Back-off makes recovery take some of this.
+    until_ok("the state of the source", LONG, || {
         let source = source(agent)?;
         ensure!(source["healthy"] == expected, "{source}");
         Ok(())
@@ -239,7 +239,7 @@ fn away_for_long() -> Result<()> {
     mesh.restart_authority(0)?;
     until(
         "the end of the certificates",
-        Duration::from_secs(30),
+        Duration::from_mins(1),
         || {
             let status = mesh.agent("b").status().ok()?;
             let certificate = &status["certificates"][0];
@@ -258,7 +258,7 @@ fn away_for_long() -> Result<()> {
     for agent in &mesh.agents {
         soon_healthy(agent, true)?;
     }
-    let limit = Duration::from_secs(40);
+    let limit = Duration::from_mins(1);
     until("new certificates", limit, || {
         works(mesh.pod("client"), &url).then_some(())
     })?;

@@ -25,7 +25,7 @@ const WITH_HOSTS: &str = r#"mount --bind "$1" /etc/hosts && shift && exec "$@""#
 const AUTHORITY: &str = "fairlead-ca.fairlead-system.svc";
 
 /// How long the whole may take to start.
-const START: Duration = Duration::from_secs(30);
+const START: Duration = Duration::from_mins(1);
 
 /// A replica of the authority.
 #[derive(Debug)]

@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::stage::Stage;
 
-/// Routes take effect within this.
-const EFFECT: Duration = Duration::from_secs(5);
+/// Routes take effect within this, on a slow and busy machine too.
+const EFFECT: Duration = Duration::from_secs(30);
 
 /// One request and what is expected of it.
 #[derive(Clone, Debug)]

@@ -183,7 +183,7 @@ fn mirror(stage: &Stage) -> Result<()> {
     let route = route_of("HTTPRoute", MESH, "echo-v1", &rules);
     manifests.write("mirror.yaml", &route)?;
     // Before the route is in force there is no copy.
-    let mirrored = until_ok("the mirrored request", Duration::from_secs(10), || {
+    let mirrored = until_ok("the mirrored request", Duration::from_secs(30), || {
         get("/mirrored", "echo-v1").to("echo-v1", 80).check(stage)?;
         let seen = stage.requests_of("echo-v2");
         ensure!(seen.contains("request GET /mirrored"), "{seen}");

@@ -22,7 +22,7 @@ pub(super) fn calls() -> Result<()> {
     let call =
         |service: &str, method: &str, headers: &[&str]| ask(&stage, (service, method), 1, headers);
     let expect = |call: &dyn Fn() -> Result<Answers>, expected: &str| {
-        until_ok(expected, Duration::from_secs(5), || {
+        until_ok(expected, Duration::from_secs(30), || {
             let answers = call()?;
             ensure!(
                 answers.contains_key(expected),

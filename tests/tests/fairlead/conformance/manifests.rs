@@ -4,9 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use fairlead_tests::until_ok;
 
 use super::echo::{Case, get, refused};
 use super::stage::{Stage, all};
+use crate::mesh::LONG;
 
 /// What a skipped test is said to need.
 pub(super) const NEEDED: &str = "the Gateway API's conformance manifests (FAIRLEAD_CONFORMANCE)";
@@ -174,25 +176,25 @@ fn split() -> Vec<Case> {
     ]
 }
 
-/// Of 200 requests, 70 % to the first, give or take.
+/// Of 300 requests, 70 % to the first, give or take.
 fn weights(stage: &Stage) -> Result<()> {
     let file = "httproute-weight.yaml";
     let manifests = stage.world.manifests();
     manifests.write(file, &read(file)?)?;
-    get("/", "echo-v1").check(stage)?;
-    std::thread::sleep(std::time::Duration::from_millis(500));
-    let address = stage.address("echo")?;
-    let script =
-        format!("for i in $(seq 200); do curl -sS --max-time 5 http://{address}/ && echo; done");
-    let limit = std::time::Duration::from_mins(1);
-    let output = stage.client(false).shell(limit, &script)?.ok()?;
+    let url = format!("http://{}/?[1-300]", stage.address("echo")?);
+    // Before the route is in force both get the same.
+    let weighted = until_ok("7 of 10 requests to the first", LONG, || {
+        let ask = ["curl", "-sS", "--max-time", "10", &url];
+        let output = stage.client(false).run_for(LONG, &ask)?.ok()?;
+        let first = output.stdout.matches(r#""pod": "echo-v1""#).count();
+        let second = output.stdout.matches(r#""pod": "echo-v2""#).count();
+        ensure!(first + second == 300, "{first} + {second} answers of 300");
+        ensure!(
+            (180..=240).contains(&first),
+            "{first} of 300 instead of 210"
+        );
+        Ok(())
+    });
     manifests.remove(file)?;
-    let first = output.stdout.matches(r#""pod": "echo-v1""#).count();
-    let second = output.stdout.matches(r#""pod": "echo-v2""#).count();
-    ensure!(first + second == 200, "{first} + {second} answers of 200");
-    ensure!(
-        (115..=165).contains(&first),
-        "{first} of 200 instead of 140"
-    );
-    Ok(())
+    weighted
 }

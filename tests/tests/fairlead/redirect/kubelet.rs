@@ -2,7 +2,6 @@
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use fairlead_tests::{Place, Pod, Process, until};
@@ -108,7 +107,8 @@ fn left() -> Result<()> {
     let host = node.world.node("a").host.clone();
     let ip = pod.ip4.to_string();
     let dial = |from: &Place, source: &str| -> Result<String> {
-        let seen = python(from, FROM_PORT, &[&ip, "9001", source, "0.5"])?;
+        let limit = if source == "45002" { "0.5" } else { "5" };
+        let seen = python(from, FROM_PORT, &[&ip, "9001", source, limit])?;
         Ok(seen.as_str().unwrap_or_default().to_owned())
     };
     let refused = dial(&kubelet, "45001")?;
@@ -209,7 +209,7 @@ fn followed() -> Result<()> {
         })?;
         kubelet.wait_for("told kubelet", SOON)?;
         kubelet.kill();
-        until("kubelet to be gone", Duration::from_secs(5), || {
+        until("kubelet to be gone", SOON, || {
             believed(&node).ok()?.is_empty().then_some(())
         })?;
     }

@@ -30,7 +30,7 @@ const SERVE: &str = include_str!("../../../scripts/redirect/serve.py");
 const DIAL: &str = include_str!("../../../scripts/redirect/dial.py");
 
 /// How long anything may take that should be prompt.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(30);
 
 /// A node with one tiny agent.
 struct Node {
@@ -193,10 +193,11 @@ fn meshed(pod: &Pod) -> Result<()> {
     Ok(())
 }
 
-/// Refused at once, with this error.
+/// Refused at once, with this error: at the first packet, and not at the next one a second
+/// later.
 #[track_caller]
 fn refused(seen: &Value, error: &str) -> Result<()> {
     ensure!(seen["error"] == error, "{seen}, not {error}");
-    ensure!(seen["seconds"].as_f64() < Some(0.5), "not at once: {seen}");
+    ensure!(seen["seconds"].as_f64() < Some(0.9), "not at once: {seen}");
     Ok(())
 }
