@@ -414,8 +414,8 @@ fn poll_h2(
             let _done = receive.flow_control().release_capacity(bytes.len());
             Poll::Ready(Some(Ok(Frame::data(bytes))))
         }
-        // The peer wants no more of the other direction, which is no error of this one.
-        Some(Err(error)) if error.reason() == Some(h2::Reason::NO_ERROR) => Poll::Ready(None),
+        // Also where the peer calls it NO_ERROR: that follows an end (RFC 9113, section 8.1), and
+        // one that came is told before it.
         Some(Err(error)) => Poll::Ready(Some(Err(error.into()))),
         None => {
             let trailers: Result<Option<HeaderMap>, _> = ready!(receive.poll_trailers(cx));

@@ -75,6 +75,7 @@ impl Pump {
                 Some(Err(error)) => {
                     let reason = match (self.of, error.h2_reason()) {
                         (Of::Answer, Reason::NO_ERROR | Reason::CANCEL) => Reason::INTERNAL_ERROR,
+                        (Of::Request, Reason::NO_ERROR) => Reason::CANCEL,
                         (_, reason) => reason,
                     };
                     self.send.send_reset(reason);

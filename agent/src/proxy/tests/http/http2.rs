@@ -15,7 +15,7 @@ use super::{request_flow, service};
 use crate::flow::FlowProtocol;
 use crate::proxy::tests::world::{TestPod, World, soon};
 
-type Call = (Request<RecvStream>, SendResponse<Bytes>);
+pub(super) type Call = (Request<RecvStream>, SendResponse<Bytes>);
 
 /// An application of HTTP/2, which hands its requests over.
 fn serving(listener: TcpListener) -> tokio::sync::mpsc::UnboundedReceiver<Call> {
@@ -35,7 +35,7 @@ fn serving(listener: TcpListener) -> tokio::sync::mpsc::UnboundedReceiver<Call> 
 }
 
 /// A client of HTTP/2.
-async fn talking(stream: TcpStream) -> SendRequest<Bytes> {
+pub(super) async fn talking(stream: TcpStream) -> SendRequest<Bytes> {
     let (sender, connection) = soon(h2::client::handshake(stream)).await.unwrap();
     tokio::spawn(async move {
         let _ended = connection.await;
@@ -43,7 +43,7 @@ async fn talking(stream: TcpStream) -> SendRequest<Bytes> {
     soon(sender.ready()).await.unwrap()
 }
 
-fn grpc(path: &str) -> Request<()> {
+pub(super) fn grpc(path: &str) -> Request<()> {
     Request::post(format!("http://shop{path}"))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
@@ -51,14 +51,14 @@ fn grpc(path: &str) -> Request<()> {
         .unwrap()
 }
 
-fn trailers(status: &'static str) -> HeaderMap {
+pub(super) fn trailers(status: &'static str) -> HeaderMap {
     HeaderMap::from_iter([(
         "grpc-status".parse().unwrap(),
         HeaderValue::from_static(status),
     )])
 }
 
-async fn chunk(body: &mut RecvStream) -> Bytes {
+pub(super) async fn chunk(body: &mut RecvStream) -> Bytes {
     let bytes = soon(body.data()).await.expect("more of it").unwrap();
     body.flow_control().release_capacity(bytes.len()).unwrap();
     bytes
@@ -77,7 +77,7 @@ async fn send_all(send: &mut SendStream<Bytes>, mut bytes: Bytes, end: bool) {
 }
 
 /// A client and an application at each place.
-fn places(
+pub(super) fn places(
     world: &mut World,
 ) -> (
     TestPod,

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod docs;
+mod early;
 mod external;
 mod grpc;
 mod http1;
