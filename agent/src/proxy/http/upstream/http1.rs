@@ -201,7 +201,8 @@ fn asks_first(request: &Request<Body>) -> bool {
 #[derive(Debug)]
 struct Asked {
     upload: Arc<Upload>,
-    patience: Pin<Box<Sleep>>,
+    /// `None`: it has been waited long enough.
+    patience: Option<Pin<Box<Sleep>>>,
 }
 
 impl Asked {
@@ -215,12 +216,14 @@ impl Asked {
         });
         Self {
             upload,
-            patience: Box::pin(tokio::time::sleep(CONTINUE_PATIENCE)),
+            patience: Some(Box::pin(tokio::time::sleep(CONTINUE_PATIENCE))),
         }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) {
-        if !self.patience.is_elapsed() && self.patience.as_mut().poll(cx).is_ready() {
+        let patience = self.patience.as_mut();
+        if patience.is_some_and(|patience| patience.as_mut().poll(cx).is_ready()) {
+            self.patience = None;
             self.upload.release();
         }
     }

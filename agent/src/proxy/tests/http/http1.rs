@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::{Heard, ask, everywhere, mirror, request_flow, service};
+use super::{Heard, ask, everywhere, hear, mirror, request_flow, service};
 use crate::flow::{Direction, FlowProtocol, TlsState, Verdict};
 use crate::proxy::tests::paths::allow;
 use crate::proxy::tests::world::{TestPod, World, app, fresh_ip, id, soon, until};
@@ -305,6 +305,33 @@ async fn a_body_waits_for_word_of_the_server() {
             };
             let ((), _app) = tokio::join!(hearing, serving);
         }
+    }
+}
+
+#[tokio::test]
+async fn a_body_does_not_wait_for_ever_for_word_of_the_server() {
+    let mut world = World::new();
+    let client = world.pod("client", 0);
+    for server in [world.pod("near", 0), world.pod("far", 1)] {
+        let (listener, address) = server.listen();
+        let mut stream = client.dial(address).await;
+        let serving = async {
+            let (mut app, _) = soon(listener.accept()).await.unwrap();
+            let _head = read_head(&mut app).await;
+            // It knows nothing of such words.
+            let mut five = [0; 5];
+            let _count = soon(app.read_exact(&mut five)).await.unwrap();
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+            app.write_all(answer).await.unwrap();
+            app
+        };
+        let whole = "POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\n\
+                     content-length: 5\r\n\r\nhello";
+        let hearing = async {
+            assert_eq!(ask(&mut stream, whole).await.status(), 100);
+            assert_eq!(hear(&mut stream).await.status(), 200);
+        };
+        let ((), _app) = tokio::join!(hearing, serving);
     }
 }
 
