@@ -31,9 +31,11 @@ use super::outbound::Outbound;
 use super::reason::{FAIRLEAD_RETRIES, Reason, ReasonKind};
 use super::record::Exchange;
 use super::reply::reply;
-use super::tries::Target;
+use super::timed::in_time;
+use super::tries::{Target, until_answered};
 use super::upstream::{self, Sent};
 use crate::model::{NamespacedName, normal_path};
+use crate::policy::traffic::TrafficSettings;
 use crate::policy::{AppProtocol, BackendTarget, CompiledRule, Matched, RequestHead, Table};
 use crate::proxy::reach::Dialler;
 
@@ -147,8 +149,8 @@ impl Outbound {
     ) -> Result<Sent, Refused> {
         let matched = find(&asked, &self.dialler.client.pod.name.namespace)?;
         exchange.route = matched.as_ref().map(|it| Arc::clone(&it.rule.label));
-        let label = exchange.route.clone();
-        self.restrain(&asked.table, &asked.service, label.as_deref(), &asked.parts)
+        let rule = matched.as_ref().map(|it| &*it.rule);
+        self.restrain(&asked, &asked.service, rule, exchange)
             .await?;
         let Some(Matched { rule, prefix }) = matched else {
             let chosen = Chosen {
@@ -176,30 +178,41 @@ impl Outbound {
             Flow::Fail(reason) => return Err(reason.into()),
         }
         if chosen.service != asked.service {
-            self.restrain(
-                &asked.table,
-                &chosen.service,
-                label.as_deref(),
-                &asked.parts,
-            )
-            .await?;
+            self.restrain(&asked, &chosen.service, Some(&rule), exchange)
+                .await?;
         }
         self.copy(&mut asked, &rule.backends[index].filters, &rule.label);
         self.send(asked, &chosen, finishing, exchange).await
     }
 
-    /// Rate limits and faults of a Service.
+    /// Rate limits and faults of a Service, for as long as the request may take.
     async fn restrain(
         &self,
-        table: &Table,
+        asked: &Asked,
+        of: &ServicePort,
+        rule: Option<&CompiledRule>,
+        exchange: &Exchange,
+    ) -> Result<(), Refused> {
+        let table = &asked.table;
+        let settings = table.traffic(&of.0, of.1);
+        if settings.rate_limits.is_empty() && settings.faults.is_empty() {
+            return Ok(());
+        }
+        // Of a Service that leads elsewhere the timeouts don't count.
+        let policy = leads_to(rule, of, &asked.service).then_some(&settings.timeouts);
+        let headers = &asked.parts.headers;
+        let until = until_answered(rule, policy, headers, exchange);
+        let label = rule.map(|rule| &*rule.label);
+        in_time(until, self.hold_back(&settings, of, label, &asked.parts)).await
+    }
+
+    async fn hold_back(
+        &self,
+        settings: &TrafficSettings,
         (service, port): &ServicePort,
         rule: Option<&str>,
         parts: &Parts,
     ) -> Result<(), Refused> {
-        let settings = table.traffic(service, *port);
-        if settings.rate_limits.is_empty() && settings.faults.is_empty() {
-            return Ok(());
-        }
         let path = normal_path(parts.uri.path()).ok();
         if !settings.rate_limits.is_empty() {
             let counted = Counted {
@@ -323,6 +336,15 @@ pub(super) fn version_for(declared: AppProtocol, parts: &Parts) -> upstream::Ver
         AppProtocol::Grpc | AppProtocol::Http2 if !of_connection => upstream::Version::Http2,
         _ => upstream::Version::Http1,
     }
+}
+
+/// A request to `dialled` that has come to the limits of this Service goes nowhere else.
+fn leads_to(rule: Option<&CompiledRule>, of: &ServicePort, dialled: &ServicePort) -> bool {
+    let is_it = |target: &BackendTarget| match target {
+        BackendTarget::Service { service, port } => (service, port) == (&of.0, &of.1),
+        BackendTarget::Invalid(_) => false,
+    };
+    of != dialled || rule.is_none_or(|rule| rule.backends.iter().all(|it| is_it(&it.target)))
 }
 
 /// The rule that the request is for; none where the Service has no routes.

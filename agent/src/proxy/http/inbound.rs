@@ -7,8 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use http::request::Parts;
 use http::{Method, Request, Version};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::body::Body;
+use super::deadline::{Deadline, write_grpc_timeout};
 use super::gate::Door;
 use super::headers;
 use super::io::Io;
@@ -16,6 +18,7 @@ use super::reason::{Reason, disown};
 use super::record::Exchange;
 use super::server::{Answer, Handler};
 use super::session::{finish, refuse, unanswered};
+use super::timed::in_time;
 use super::upstream::{self, Dial, Exit, Upstreams};
 use crate::flow::{RequestEnds, RequestFlow};
 use crate::model::ClientAddr;
@@ -89,7 +92,10 @@ impl Inbound {
             exchange.occupy(&self.server.account)
         };
         let sent = match placed.and_then(|()| headers::receive(&mut parts)) {
-            Ok(()) => self.forward(parts, body, &mut exchange).await,
+            Ok(()) => {
+                let until = exchange.deadline(&parts.headers);
+                in_time(until, self.forward(parts, body, until, &mut exchange)).await
+            }
             Err(reason) => Err(reason),
         };
         match sent {
@@ -102,6 +108,7 @@ impl Inbound {
         &self,
         mut parts: Parts,
         mut body: Body,
+        until: Option<Deadline>,
         exchange: &mut Exchange,
     ) -> Result<upstream::Sent, Reason> {
         use http_body::Body as _;
@@ -119,6 +126,9 @@ impl Inbound {
             upstream::Version::Http1
         };
         headers::send(&mut parts, version, body.is_end_stream())?;
+        if let Some(until) = until {
+            write_grpc_timeout(&mut parts.headers, until.left(Instant::now()));
+        }
         let exit = Exit {
             upstreams: &self.upstreams,
             tasks: &self.shared.tasks,

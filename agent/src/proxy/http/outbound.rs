@@ -8,14 +8,17 @@
 //! ```
 
 use std::collections::HashMap;
+use std::convert::identity;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Version};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::body::Body;
+use super::deadline::{Deadline, write_grpc_timeout};
 use super::forward::Asked;
 use super::gate::{Admitted, Door};
 use super::guard::Guard;
@@ -25,6 +28,7 @@ use super::reason::{Reason, ReasonKind, disown};
 use super::record::Exchange;
 use super::server::{Answer, Handler};
 use super::session::{finish, refuse, unanswered};
+use super::timed::{Timed, in_time};
 use super::upstream::{self, Dial, Exit, Failed, Sent};
 use crate::flow::{RequestEnds, RequestFlow};
 use crate::model::{NamespacedName, OrigDst};
@@ -151,21 +155,42 @@ impl Outbound {
     async fn direct(
         &self,
         table: &Table,
-        mut parts: Parts,
-        mut body: Body,
+        parts: Parts,
+        body: Body,
         exchange: &mut Exchange,
     ) -> Result<Sent, Reason> {
-        use http_body::Body as _;
         let server = self.server(table, self.dialled, self.service.as_ref())?;
         exchange.upstream = Some(server.address);
         exchange.ends = self.ends_at(&server);
-        let admitted = self.admit(&server, &mut parts, &mut body, exchange).await?;
+        let until = exchange.deadline(&parts.headers);
+        let asking = self.ask(&server, (parts, body), until, exchange);
+        let mut sent = in_time(until, asking).await?;
+        if sent.upgrade.is_none() {
+            let timed =
+                |body| Timed::new(body, until, None, true).map_or_else(identity, Body::timed);
+            sent.response = sent.response.map(timed);
+        }
+        Ok(sent)
+    }
+
+    async fn ask(
+        &self,
+        server: &Server,
+        (mut parts, mut body): (Parts, Body),
+        until: Option<Deadline>,
+        exchange: &mut Exchange,
+    ) -> Result<Sent, Reason> {
+        use http_body::Body as _;
+        let admitted = self.admit(server, &mut parts, &mut body, exchange).await?;
         let version = if parts.version >= Version::HTTP_2 {
             upstream::Version::Http2
         } else {
             upstream::Version::Http1
         };
         headers::send(&mut parts, version, body.is_end_stream())?;
+        if let Some(until) = until {
+            write_grpc_timeout(&mut parts.headers, until.left(Instant::now()));
+        }
         let shared = &self.dialler.shared;
         let exit = Exit {
             upstreams: &self.dialler.client.upstreams,
@@ -174,7 +199,7 @@ impl Outbound {
             version,
         };
         let request = Request::from_parts(parts, body);
-        let sent = send(&exit, request, &(self, &server), exchange).await;
+        let sent = send(&exit, request, &(self, server), exchange).await;
         self.drop_begun();
         let mut sent = sent.map_err(|failed| unanswered(&failed.why))?;
         server.answered(&admitted, sent.response.headers_mut());

@@ -13,6 +13,7 @@ use http_body::Frame;
 use tokio::time::Instant;
 
 use super::body::{BodyError, Upload};
+use super::deadline::{Deadline, grpc_timeout};
 use super::guard::Guard;
 use super::load::Load;
 use super::reason::{Reason, ReasonKind};
@@ -118,6 +119,17 @@ impl Exchange {
             Some(_) => Ok(()),
             None => Err(ReasonKind::TooManyRequestsInFlight.into()),
         }
+    }
+
+    /// When its head was read.
+    pub(super) fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// When its client wants it to be over, by what it says in the terms of gRPC.
+    pub(super) fn deadline(&self, headers: &HeaderMap) -> Option<Deadline> {
+        let after = self.is_grpc().then(|| grpc_timeout(headers)).flatten()?;
+        Deadline::after(after, self.started)
     }
 
     /// It is of gRPC.

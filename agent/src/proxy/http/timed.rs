@@ -1,6 +1,6 @@
-//! Response bodies that end in time.
+//! Answers that come, and end, in time.
 
-use std::future::Future as _;
+use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
 use super::deadline::Deadline;
 use super::reason::{Reason, ReasonKind};
@@ -46,6 +46,18 @@ impl TimedOut {
         };
         Reason::new(ReasonKind::TimedOut, detail)
     }
+}
+
+/// What comes of `doing` until the deadline.
+pub(in crate::proxy) async fn in_time<T, E: From<Reason>>(
+    until: Option<Deadline>,
+    doing: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    let Some(until) = until else {
+        return doing.await;
+    };
+    let done = timeout_at(until.at, doing).await;
+    done.unwrap_or_else(|_elapsed| Err(TimedOut::Deadline(until.after).reason().into()))
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Timed<B> {

@@ -9,26 +9,26 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use http::Request;
 use http::request::Parts;
+use http::{HeaderMap, Request};
 use http_body::Body as _;
 use tokio::time::{Instant, timeout_at};
 
 use super::body::{Body, BodyError};
-use super::deadline::{Deadline, grpc_timeout, write_grpc_timeout};
+use super::deadline::{Deadline, write_grpc_timeout};
 use super::forward::{Refused, ServicePort};
 use super::lease::Limited;
 use super::load::Load;
-use super::outbound::{Outbound, send};
+use super::outbound::{Outbound, Server, send};
 use super::reason::{Reason, ReasonKind, word};
 use super::record::Exchange;
 use super::replay::{Replay, Reserve};
 use super::retry::{Ended, Plan};
 use super::session::unanswered;
 use super::timed::{Timed, TimedOut};
-use super::upstream::{self, Exit, Sent, Why};
+use super::upstream::{self, Exit, Failed, Sent, Why};
 use crate::policy::balance::{Ask, Balancer, Picked, Refusal, RetryGuard, hash_of};
-use crate::policy::traffic::TrafficSettings;
+use crate::policy::traffic::{Timeouts, TrafficSettings};
 use crate::policy::{CompiledRule, Table};
 use crate::proxy::account::{Account, Held};
 use crate::proxy::outcome::Outcome;
@@ -92,6 +92,13 @@ enum Failure {
     TimedOut(SocketAddr, Duration),
 }
 
+/// Why an endpoint has not answered.
+enum Unanswered {
+    /// It was not asked.
+    Refused(Reason),
+    Failed(Failed),
+}
+
 /// What the tries of a request have in common.
 struct Tries<'a> {
     outbound: &'a Outbound,
@@ -129,7 +136,7 @@ impl Outbound {
             target,
             balancer: &balancer,
             plan,
-            limits: Limits::new(target.rule, &settings, &parts, exchange.is_grpc()),
+            limits: Limits::new(target.rule, &settings.timeouts, &parts.headers, exchange),
             hash: hash(&settings, &parts, dialler.peer.ip()),
             failed: Vec::new(),
         };
@@ -232,54 +239,65 @@ impl Tries<'_> {
         };
         exchange.upstream = Some(address);
         exchange.ends = self.outbound.ends_at(&server);
+        let until = self.limits.head_of_try(begun);
+        let asking = self.ask(&server, request, begun, exchange);
+        let asked = match until {
+            Some(until) => timeout_at(until.at, asking).await,
+            None => Ok(asking.await),
+        };
+        self.outbound.drop_begun();
+        let (failure, request) = match asked {
+            Ok(Ok(sent)) => return Tried::answered(sent, picked, begun),
+            Ok(Err(Unanswered::Refused(reason))) => return Tried::hopeless(reason.into()),
+            Ok(Err(Unanswered::Failed(failed))) => {
+                (Failure::At(address, failed.why), failed.request)
+            }
+            Err(_elapsed) => (self.limits.passed(address, until), None),
+        };
+        failure.sample(&picked, begun);
+        Tried::Failed { failure, request }
+    }
+
+    /// Asks those who have a say about the endpoint, and then the endpoint itself.
+    async fn ask(
+        &self,
+        server: &Server,
+        request: Request<Body>,
+        begun: Instant,
+        exchange: &mut Exchange,
+    ) -> Result<Sent, Unanswered> {
         let (mut parts, mut body) = request.into_parts();
         // A policy may change the head, for this server alone.
         let unchanged = matches!(server.way, Way::Local(_)).then(|| parts.clone());
-        let admitting = self
-            .outbound
-            .admit(&server, &mut parts, &mut body, exchange);
-        let admitted = match admitting.await {
-            Ok(admitted) => admitted,
-            Err(reason) => return Tried::hopeless(reason.into()),
-        };
+        let outbound = self.outbound;
+        let admitting = outbound.admit(server, &mut parts, &mut body, exchange);
+        let admitted = admitting.await.map_err(Unanswered::Refused)?;
         if exchange.is_grpc()
             && let Some(whole) = self.limits.whole_of_try(begun)
         {
-            write_grpc_timeout(&mut parts.headers, whole.left(begun));
+            write_grpc_timeout(&mut parts.headers, whole.left(Instant::now()));
         }
         let exit = Exit {
-            upstreams: &self.outbound.dialler.client.upstreams,
-            tasks: &self.outbound.dialler.shared.tasks,
+            upstreams: &outbound.dialler.client.upstreams,
+            tasks: &outbound.dialler.shared.tasks,
             to: &server.to,
             version: self.target.version,
         };
         let dial = Limited {
-            outbound: self.outbound,
-            server: &server,
+            outbound,
+            server,
             balancer: self.balancer,
         };
         let sending = send(&exit, Request::from_parts(parts, body), &dial, exchange);
-        let until = self.limits.head_of_try(begun);
-        let sent = match until {
-            Some(until) => timeout_at(until.at, sending).await,
-            None => Ok(sending.await),
-        };
-        self.outbound.drop_begun();
-        let failure = match sent {
-            Ok(Ok(mut sent)) => {
+        match sending.await {
+            Ok(mut sent) => {
                 server.answered(&admitted, sent.response.headers_mut());
-                return Tried::answered(sent, picked, begun);
+                Ok(sent)
             }
-            Ok(Err(failed)) => {
-                let unread = failed.request.map(|request| restore(request, unchanged));
-                (Failure::At(address, failed.why), unread)
+            Err(Failed { why, request }) => {
+                let request = request.map(|request| restore(request, unchanged));
+                Err(Unanswered::Failed(Failed { why, request }))
             }
-            Err(_elapsed) => (self.limits.passed(address, until), None),
-        };
-        failure.0.sample(&picked, begun);
-        Tried::Failed {
-            failure: failure.0,
-            request: failure.1,
         }
     }
 
@@ -470,24 +488,18 @@ impl Source {
 impl Limits {
     fn new(
         rule: Option<&CompiledRule>,
-        settings: &TrafficSettings,
-        parts: &Parts,
-        grpc: bool,
+        policy: &Timeouts,
+        headers: &HeaderMap,
+        exchange: &Exchange,
     ) -> Self {
-        let now = Instant::now();
+        let now = exchange.started();
         let route = rule.map(|rule| rule.timeouts).unwrap_or_default();
-        let policy = &settings.timeouts;
-        // A deadline of the client's that has passed is one, unlike a limit of zero.
-        let client = grpc.then(|| grpc_timeout(&parts.headers)).flatten();
-        let client = client.and_then(|after| Deadline::after(after, now));
-        let earliest = |limits| match Deadline::earliest(limits, now) {
-            Some(deadline) => Some(deadline.or_earlier(client)),
-            None => client,
-        };
+        let client = exchange.deadline(headers);
+        let whole = Deadline::earliest([route.request, policy.stream], now);
         let given = |limit: Option<Duration>| limit.filter(|limit| !limit.is_zero());
         Self {
-            head: earliest([route.request.or(policy.request), None]),
-            whole: earliest([route.request, policy.stream]),
+            head: until_answered(rule, Some(policy), headers, exchange),
+            whole: earlier(whole, client),
             try_head: given(route.backend_request.or(policy.per_try)),
             try_whole: given(route.backend_request),
             idle: policy.idle,
@@ -533,6 +545,20 @@ impl Reserve for Held {
     fn grow(&mut self, bytes: usize) -> bool {
         Held::grow(self, bytes)
     }
+}
+
+/// Until when a request must be answered, from the time when its head was read. A deadline of
+/// the client's that has passed is one, unlike a limit of zero.
+pub(super) fn until_answered(
+    rule: Option<&CompiledRule>,
+    policy: Option<&Timeouts>,
+    headers: &HeaderMap,
+    exchange: &Exchange,
+) -> Option<Deadline> {
+    let route = rule.and_then(|rule| rule.timeouts.request);
+    let request = route.or_else(|| policy?.request);
+    let limit = Deadline::earliest([request], exchange.started());
+    earlier(limit, exchange.deadline(headers))
 }
 
 fn earlier(one: Option<Deadline>, other: Option<Deadline>) -> Option<Deadline> {

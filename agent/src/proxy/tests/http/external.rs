@@ -26,7 +26,7 @@ use crate::proxy::http::external_protocol::ratelimit::rate_limit_service_server:
     RateLimitService, RateLimitServiceServer,
 };
 use crate::proxy::http::external_protocol::ratelimit::{RateLimitRequest, RateLimitResponse};
-use crate::proxy::tests::world::{PATIENCE, TestPod, World};
+use crate::proxy::tests::world::{PATIENCE, TestPod, World, fresh_ip};
 use crate::state::fixtures::{labels, service};
 use crate::state::{
     Action, AuthorizationPolicy, ExternalProvider, IncludedBody, Object, PathPattern, PolicyScope,
@@ -290,6 +290,37 @@ async fn who_can_not_be_asked_decides_as_the_policy_says() {
         let mut stream = client.dial(*address).await;
         assert_eq!(get(&mut stream, "/fine").await.status(), 200);
     }
+}
+
+#[tokio::test]
+async fn who_is_asked_has_no_longer_than_the_request() {
+    let mut world = World::new();
+    let (client, servers) = everywhere(&mut world);
+    let (_pod, _judge) = judge(&mut world);
+    let patient = ExternalProvider {
+        timeout: 2 * PATIENCE,
+        body: Some(IncludedBody {
+            max_bytes: 100,
+            allow_partial: true,
+        }),
+        ..provider()
+    };
+    apply(&mut world, &servers, &patient).await;
+    let [(_, near), (far, _)] = &servers;
+    let outside = fresh_ip();
+    let (plain, _) = world.plaintext(1, far, outside, async |_address| {}).await;
+    let lines = "Host: a\r\nContent-Type: application/grpc\r\nGrpc-Timeout: 300m\r\n";
+    let unasked = format!("POST /slow HTTP/1.1\r\n{lines}Content-Length: 4\r\n\r\nfour");
+    let no_body = format!("POST /fine HTTP/1.1\r\n{lines}Content-Length: 4\r\n\r\nfo");
+    for request in [&unasked, &no_body] {
+        let heard = ask(&mut client.dial(*near).await, request).await;
+        assert_eq!(heard.header("grpc-status"), Some("4"), "{heard:?}");
+    }
+    let mut plain = plain;
+    let heard = ask(&mut plain, &unasked).await;
+    assert_eq!(heard.header("grpc-status"), Some("4"), "{heard:?}");
+    let message = heard.header("grpc-message");
+    assert_eq!(message, Some("timed_out; after 300ms"));
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use super::services::{App, SHORT, Served, app_of, get, request};
 use super::{Heard, ask, request_flow};
 use crate::flow::Verdict;
 use crate::model::NamespacedName;
-use crate::proxy::tests::world::{TestPod, World, app, fresh_ip, reset, soon};
+use crate::proxy::tests::world::{PATIENCE, TestPod, World, app, fresh_ip, reset, soon};
 use crate::state::traffic::{
     Abort, AbortWith, Algorithm, Delay, Fault, LimitKey, LimitKind, LoadBalancingSpec, LocalLimit,
     OutlierDetectionSpec, RateLimit, RetriesSpec, RetryOn, Share, TimeoutsSpec, TrafficMatch,
@@ -317,6 +317,37 @@ async fn a_route_and_a_policy_end_requests_in_time() {
         assert_eq!(flow.verdict, Verdict::Failed);
         assert!(flow.reason.starts_with("timed_out"), "{}", flow.reason);
     }
+}
+
+#[tokio::test]
+async fn a_deadline_holds_before_the_first_try() {
+    let mut shop = shop();
+    shop.world.route(
+        "[{matches: [{path: {value: /route}}], timeouts: {request: 200ms}, backendRefs: [{name: web, port: 80}]},
+          {backendRefs: [{name: web, port: 80}]}]",
+    );
+    shop.policy(TrafficSpec {
+        timeouts: Some(TimeoutsSpec {
+            request: Some(SHORT),
+            ..TimeoutsSpec::default()
+        }),
+        faults: vec![Fault {
+            matches: TrafficMatch::default(),
+            delay: Some(Delay {
+                share: Share::ALL,
+                duration: 2 * PATIENCE,
+            }),
+            abort: None,
+        }],
+        ..TrafficSpec::default()
+    });
+    for (path, detail) in [("/route", "200ms"), ("/policy", "300ms")] {
+        let heard = shop.get(path).await;
+        assert_eq!(heard.status(), 504);
+        let expected = format!("timed_out; after {detail}");
+        assert_eq!(heard.header("fairlead-reason"), Some(&*expected));
+    }
+    assert_eq!(shop.app.count(), 0);
 }
 
 #[tokio::test]
