@@ -121,23 +121,26 @@ fn decoded(text: &str) -> Result<Cow<'_, str>, JwtError> {
 fn in_cookies(parts: &Parts, name: &str) -> Result<Vec<String>, JwtError> {
     let mut found = Vec::new();
     for value in parts.headers.get_all(COOKIE) {
-        for cookie in utf8(value.as_bytes())?.split(';') {
-            if let Some(token) = cookie_value(cookie, name) {
-                found.push(token.to_owned());
-            }
+        for token in cookies(value).filter_map(|cookie| cookie_value(cookie, name)) {
+            found.push(utf8(token)?.to_owned());
         }
     }
     Ok(found)
 }
 
+/// The cookies of one header: only the one that is looked for need be text.
+fn cookies(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    value.as_bytes().split(|byte| *byte == b';')
+}
+
 /// The value of one cookie, without the quotes that it may have (RFC 6265, section 4.1.1).
-fn cookie_value<'c>(cookie: &'c str, name: &str) -> Option<&'c str> {
-    let (key, value) = cookie.split_once('=')?;
-    let value = value.trim();
+fn cookie_value<'c>(cookie: &'c [u8], name: &str) -> Option<&'c [u8]> {
+    let equals = cookie.iter().position(|byte| *byte == b'=')?;
+    let (key, value) = (&cookie[..equals], cookie[equals + 1..].trim_ascii());
     let bare = value
-        .strip_prefix('"')
-        .and_then(|value| value.strip_suffix('"'));
-    (key.trim() == name).then(|| bare.unwrap_or(value))
+        .strip_prefix(b"\"")
+        .and_then(|value| value.strip_suffix(b"\""));
+    (key.trim_ascii() == name.as_bytes()).then(|| bare.unwrap_or(value))
 }
 
 fn utf8(bytes: &[u8]) -> Result<&str, JwtError> {
@@ -154,14 +157,13 @@ pub(super) fn remove(parts: &mut Parts, provider: &JwtProvider) {
         keep(parts, &name, |value| is_other(value).then(|| value.clone()));
     }
     for name in &provider.from_cookies {
-        let is_other = |cookie: &&str| cookie_value(cookie, name).is_none();
+        let is_other = |cookie: &&[u8]| cookie_value(cookie, name).is_none();
         keep(parts, &COOKIE, |value| {
-            let text = value.to_str().ok()?;
-            if text.split(';').all(|cookie| is_other(&cookie)) {
+            if cookies(value).all(|cookie| is_other(&cookie)) {
                 return Some(value.clone());
             }
-            let rest: Vec<&str> = text.split(';').filter(is_other).map(str::trim).collect();
-            let rest = rest.join("; ");
+            let rest = cookies(value).filter(is_other).map(<[u8]>::trim_ascii);
+            let rest = rest.collect::<Vec<_>>().join(&b"; "[..]);
             HeaderValue::try_from(rest)
                 .ok()
                 .filter(|rest| !rest.is_empty())
@@ -233,8 +235,8 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use http::Request;
     use http::request::Parts;
+    use http::{HeaderValue, Request};
 
     use super::{remove, tokens};
     use crate::policy::JwtError;
@@ -306,6 +308,21 @@ mod tests {
         assert_eq!(many, Err(JwtError::TooLarge));
         let strange = tokens(&parts("/?token=%ff", &[]), &[provider()]);
         assert_eq!(strange, Err(JwtError::Malformed));
+    }
+
+    #[test]
+    fn other_cookies_need_not_be_text() {
+        let mut of = parts("/", &[]);
+        let value = HeaderValue::from_bytes(b"a=\xff; session=t; \xfe; b=c").unwrap();
+        let _more = of.headers.append("cookie", value);
+        let found = tokens(&of, &[provider()]).unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].text, "t");
+        remove(&mut of, &provider());
+        assert_eq!(of.headers["cookie"].as_bytes(), b"a=\xff; \xfe; b=c");
+        let value = HeaderValue::from_bytes(b"session=\xff").unwrap();
+        let _more = of.headers.append("cookie", value);
+        assert_eq!(tokens(&of, &[provider()]), Err(JwtError::Malformed));
     }
 
     #[test]
