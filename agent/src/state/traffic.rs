@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, Method, StatusCode};
 use serde::Serialize;
 
 use super::objects::StringMatch;
-use crate::model::{NamespacedName, below};
+use crate::model::{NamespacedName, below, without_parameters};
 
 /// A `TrafficPolicy`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -370,6 +370,9 @@ pub struct TrafficMatch {
 pub enum ComparedPath<'a> {
     /// In the form of [`crate::model::normal_path`], without the query.
     Form(&'a str),
+    /// Likewise; some servers take what follows `;` in a segment for no part of it, and so
+    /// it is also what it is without.
+    Parameters(&'a str),
     /// It has no such form; with `matches` it is taken for any path that is asked for,
     /// otherwise for none.
     Formless {
@@ -379,9 +382,13 @@ pub enum ComparedPath<'a> {
 }
 
 impl<'a> ComparedPath<'a> {
-    /// As limits see it, that nobody escapes by a path without a form.
+    /// As limits see it, that nobody escapes by a path without a form, or by parameters.
     pub fn for_limit(form: Option<&'a str>) -> Self {
-        form.map_or(Self::Formless { matches: true }, Self::Form)
+        match form {
+            Some(path) if path.contains(';') => Self::Parameters(path),
+            Some(path) => Self::Form(path),
+            None => Self::Formless { matches: true },
+        }
     }
 
     /// As faults see it, which are made only where they are meant.
@@ -392,6 +399,13 @@ impl<'a> ComparedPath<'a> {
     fn is_one_of(self, paths: &[StringMatch]) -> bool {
         match self {
             Self::Form(path) => paths.iter().any(|it| it.matches(path)),
+            Self::Parameters(path) => {
+                let bare = without_parameters(path);
+                let either = |it: &StringMatch| {
+                    it.matches(path) || bare.as_deref().is_some_and(|bare| it.matches(bare))
+                };
+                paths.iter().any(either)
+            }
             Self::Formless { matches } => matches,
         }
     }

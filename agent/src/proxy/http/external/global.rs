@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::super::headers;
 use super::super::limit::{Counted, Limited, name};
 use super::rate_limit::{Verdict, should_limit};
+use crate::model::without_parameters;
 use crate::policy::traffic::{Limiter, RateLimit};
 use crate::proxy::caller::Caller;
 use crate::proxy::pod::LocalPod;
@@ -77,7 +78,10 @@ fn described(
             DescriptorValue::Client => counted.client.to_string(),
             DescriptorValue::Source => source.to_string(),
             DescriptorValue::Method => parts.method.to_string(),
-            DescriptorValue::Path => counted.path.unwrap_or(parts.uri.path()).to_owned(),
+            DescriptorValue::Path => {
+                let path = counted.path.unwrap_or(parts.uri.path());
+                without_parameters(path).unwrap_or_else(|| path.to_owned())
+            }
             DescriptorValue::Host => headers::host(parts).to_owned(),
             DescriptorValue::Route => counted.rule?.to_owned(),
         };
@@ -95,7 +99,7 @@ mod tests {
 
     #[test]
     fn a_descriptor_needs_all_of_its_values() {
-        let request = Request::post("/a/%62?c").header("host", "web:80");
+        let request = Request::post("/a;v=1/%62?c").header("host", "web:80");
         let (parts, ()) = request
             .header("x-user", "joe")
             .body(())
@@ -106,7 +110,7 @@ mod tests {
             port: 80,
             client: &SpiffeId::new(TrustDomain("cluster.local".into()), "shop", "cart"),
             rule: None,
-            path: Some("/a/b"),
+            path: Some("/a;v=1/b"),
             parts: &parts,
         };
         let header = |name| DescriptorValue::Header(HeaderName::from_static(name));
