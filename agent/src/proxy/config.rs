@@ -82,6 +82,9 @@ pub struct HttpConfig {
     pub upstream_idle: Duration,
     /// Idle connections of HTTP/1.1 that are kept to one server by one client.
     pub idle_per_server: usize,
+    /// An upstream connection of HTTP/2 whose server acknowledges nothing of what it was sent
+    /// for this long is given up; where nothing is sent, [`Config::keepalive`] finds out.
+    pub upstream_unacknowledged: Duration,
     /// Requests on one upstream connection of HTTP/2 before another is opened.
     pub streams_per_connection: usize,
     /// Bytes of a request's body that are kept, so that it can be sent again.
@@ -202,6 +205,7 @@ impl Config {
                 send_buffer: 256 << 10,
                 upstream_idle: Duration::from_secs(30),
                 idle_per_server: 128,
+                upstream_unacknowledged: Duration::from_secs(30),
                 streams_per_connection: 100,
                 replay_bytes: 64 << 10,
                 mirror_bytes: 256 << 10,

@@ -86,6 +86,15 @@ impl Io {
         self.lease.as_ref().map(|lease| lease.idle)
     }
 
+    /// Ends it when its peer acknowledges nothing for so long, where it is not in a tunnel,
+    /// which looks by itself. Only for a peer that always reads, as those of HTTP/2 do.
+    pub(super) fn give_up_after(&self, limit: Duration) {
+        match &self.stream {
+            Stream::Tcp(stream) => dial::give_up_after(stream, limit),
+            Stream::Hbone(_) => {}
+        }
+    }
+
     /// The tunnel that it is in, which may be retired before it.
     pub(super) fn under(&self) -> Option<Under> {
         match &self.stream {

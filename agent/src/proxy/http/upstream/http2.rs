@@ -68,6 +68,7 @@ impl Http2 {
         tasks: &Tasks,
     ) -> Result<Arc<Self>, h2::Error> {
         let (under, idle) = (io.under(), io.idle());
+        io.give_up_after(config.upstream_unacknowledged);
         let mut builder = Builder::new();
         let _same = builder
             .initial_window_size(config.stream_window)
@@ -223,5 +224,33 @@ impl Answer2 {
 
     pub(in crate::proxy::http) fn is_end_stream(&self) -> bool {
         self.receive.is_end_stream()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use socket2::SockRef;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::Http2;
+    use crate::model::NodeName;
+    use crate::proxy::config::Config;
+    use crate::proxy::http::io::Io;
+    use crate::proxy::reach::Stream;
+    use crate::proxy::tasks::Tasks;
+
+    #[tokio::test]
+    async fn a_server_that_acknowledges_nothing_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stream = TcpStream::connect(address).await.unwrap();
+        let (_server, _) = listener.accept().await.unwrap();
+        let same = SockRef::from(&stream).try_clone().unwrap();
+        let config = Config::recommended(NodeName("a".into())).http;
+        let io = Io::new(Stream::Tcp(stream));
+        let opened = Http2::open(io, &config, &Tasks::default()).await;
+        let limit = same.tcp_user_timeout().unwrap();
+        assert_eq!(limit, Some(config.upstream_unacknowledged));
+        drop(opened);
     }
 }
