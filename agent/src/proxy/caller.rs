@@ -12,7 +12,7 @@ use super::network::PodKey;
 use super::outcome::Outcome;
 use super::permit::Subject;
 use super::pod::LocalPod;
-use super::reach::{Dialler, Way};
+use super::reach::{Dialler, Reached, Way};
 use super::record::ConnectionId;
 use super::shared::Shared;
 use crate::model::NamespacedName;
@@ -25,6 +25,15 @@ pub(super) struct Caller {
     shared: Weak<Shared>,
     pod: Weak<LocalPod>,
     key: PodKey,
+}
+
+/// An endpoint of a Service that is to be called.
+#[derive(Debug)]
+pub(super) struct Bound {
+    dialler: Dialler,
+    service: NamespacedName,
+    address: SocketAddr,
+    way: Way,
 }
 
 /// Why nobody was reached.
@@ -69,13 +78,34 @@ impl Caller {
         is_local(ip) || self.shared.upgrade().is_none_or(of_node)
     }
 
+    /// A server is reached as it was: its pod has neither been enrolled since nor let go.
+    pub(super) fn reaches(&self, to: &Reached) -> bool {
+        let Some(shared) = self.shared.upgrade() else {
+            return false;
+        };
+        let table = shared.table();
+        let pod = table.pod_by_ip(to.address.ip());
+        let way = Way::to(&shared, pod, to.address);
+        way.is_ok_and(|way| way.reached(to.address) == *to)
+    }
+
     /// Dials a port of a Service, one of its endpoints, to ask it for what it is asked for.
     pub(super) async fn dial(
+        &self,
+        called: (&NamespacedName, u16),
+        method: &Method,
+        path: &str,
+    ) -> Result<Io, CallError> {
+        self.bind(called, method, path)?.dial().await
+    }
+
+    /// Chooses one of the endpoints of a Service's port, which may be asked so.
+    pub(super) fn bind(
         &self,
         (service, port): (&NamespacedName, u16),
         method: &Method,
         path: &str,
-    ) -> Result<Io, CallError> {
+    ) -> Result<Bound, CallError> {
         let shared = self.shared.upgrade().ok_or(CallError::Gone)?;
         let pod = self.pod.upgrade().ok_or(CallError::Gone)?;
         let ip = pod.pod.ips.first().copied();
@@ -105,9 +135,27 @@ impl Caller {
             let subject = dialler.subject(address);
             permitted(server, &subject, &http).map_err(CallError::Unreachable)?;
         }
+        Ok(Bound {
+            dialler,
+            service: service.clone(),
+            address,
+            way,
+        })
+    }
+}
+
+impl Bound {
+    /// Which server, over what.
+    pub(super) fn to(&self) -> Reached {
+        self.way.reached(self.address)
+    }
+
+    /// Dials it.
+    pub(super) async fn dial(&self) -> Result<Io, CallError> {
         let id = ConnectionId::random();
-        let stream = dialler.dial(&way, address, Some(service), id).await;
-        stream.map(Io::new).map_err(CallError::Unreachable)
+        let service = Some(&self.service);
+        let stream = self.dialler.dial(&self.way, self.address, service, id);
+        stream.await.map(Io::new).map_err(CallError::Unreachable)
     }
 }
 

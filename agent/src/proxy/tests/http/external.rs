@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
 
@@ -26,11 +26,12 @@ use crate::proxy::http::external_protocol::ratelimit::rate_limit_service_server:
     RateLimitService, RateLimitServiceServer,
 };
 use crate::proxy::http::external_protocol::ratelimit::{RateLimitRequest, RateLimitResponse};
-use crate::proxy::tests::world::{PATIENCE, TestPod, World, fresh_ip};
+use crate::proxy::tests::paths::allow;
+use crate::proxy::tests::world::{PATIENCE, TestPod, World, app, fresh_ip};
 use crate::state::fixtures::{labels, service};
 use crate::state::{
-    Action, AuthorizationPolicy, ExternalProvider, IncludedBody, Object, PathPattern, PolicyScope,
-    Rule, Selector, Service, ServicePort, StringMatch, TargetPort, To,
+    Action, AuthorizationPolicy, ExternalProvider, IncludedBody, Object, PathPattern, Pod,
+    PolicyScope, Rule, Selector, Service, ServicePort, StringMatch, TargetPort, To,
 };
 
 /// Decides by the path, and keeps what it was asked.
@@ -163,7 +164,12 @@ async fn apply(
 /// A judge on the second node, behind a Service.
 fn judge(world: &mut World) -> (TestPod, Judge) {
     let pod = world.pod("judge", 1);
-    let (listener, address) = pod.listen();
+    let judge = judge_at(world, pod.listen());
+    (pod, judge)
+}
+
+/// A judge that listens there, behind a Service.
+fn judge_at(world: &mut World, (listener, address): (TcpListener, SocketAddr)) -> Judge {
     let judge = Judge::default();
     let server = AuthorizationServer::new(judge.clone());
     tokio::spawn(async move {
@@ -183,7 +189,7 @@ fn judge(world: &mut World) -> (TestPod, Judge) {
         }],
         ..service("shop/judge", "")
     }));
-    (pod, judge)
+    judge
 }
 
 #[track_caller]
@@ -269,6 +275,28 @@ async fn who_does_not_answer_in_time_is_not_waited_for() {
     for (server, address) in &servers {
         let mut stream = client.dial(*address).await;
         unavailable(&get(&mut stream, "/slow").await, server);
+    }
+}
+
+#[tokio::test]
+async fn who_is_asked_is_dialled_anew_once_its_pod_is_enrolled() {
+    for node in [0, 1] {
+        let mut world = World::new();
+        let (client, servers) = everywhere(&mut world);
+        let pod = world.declare("judge", node, false);
+        let _judge = judge_at(&mut world, app(SocketAddr::new(pod.ips[0], 0)));
+        apply(&mut world, &servers, &provider()).await;
+        let mut stream = client.dial(servers[0].1).await;
+        assert_eq!(get(&mut stream, "/fine").await.status(), 200);
+        world.apply(allow("judge", "nobody"));
+        world.apply(Object::Pod(Pod {
+            labels: labels(&[("app", "judge"), ("fairlead.dev/mesh", "enabled")]),
+            ..(*pod).clone()
+        }));
+        let pod = Arc::clone(world.table().snapshot().pods.get(&pod.name).unwrap());
+        let pod = world.serve(pod, node);
+        in_force(&world, node, &pod).await;
+        assert_eq!(get(&mut stream, "/fine").await.status(), 503, "node {node}");
     }
 }
 
