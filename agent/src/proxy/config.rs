@@ -59,8 +59,9 @@ pub struct HttpConfig {
     /// A client that asks for nothing for this long, from its first connect or its last
     /// answer on, is let go.
     pub client_idle: Duration,
-    /// A client of HTTP/1.1 that sends nothing of a body for this long, while it is waited
-    /// for, is cut off.
+    /// A client that sends nothing of a body for this long, while it is waited for, is cut
+    /// off (in HTTP/2 its stream, unless that is one which may be silent, as of gRPC); so is
+    /// one that takes nothing of an answer for this long.
     pub body_idle: Duration,
     /// Bytes of headers in HTTP/2, as that counts them: a longer list is refused.
     pub header_list: u32,

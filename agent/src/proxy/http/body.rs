@@ -3,7 +3,8 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::task::AtomicWaker;
@@ -16,6 +17,7 @@ use super::filter::grpc_web::{Decoded, Encoded, NotBase64};
 use super::filter::mirror::{Copy, FellBehind, Tee};
 use super::record::Exchange;
 use super::replay::{ReplayBody, Superseded};
+use super::stall::Stall;
 use super::timed::{Timed, TimedOut};
 use super::upstream::{Answer1, Answer2};
 use crate::proxy::account::Held;
@@ -76,8 +78,8 @@ enum Kind {
     Full(Bytes),
     /// From a client that speaks HTTP/1.1.
     Http1(Incoming),
-    /// From a client that speaks HTTP/2.
-    Http2(RecvStream),
+    /// From a client that speaks HTTP/2, and may not be silent for ever.
+    Http2(RecvStream, Option<Stall>),
     /// From a server that speaks HTTP/1.1.
     Answer1(Box<Answer1>),
     /// From a server that speaks HTTP/2.
@@ -194,8 +196,9 @@ impl Body {
         Self::of(Kind::Http1(incoming))
     }
 
-    pub(super) fn http2(receive: RecvStream) -> Self {
-        Self::of(Kind::Http2(receive))
+    /// `silence`: how long nothing of it may come while it is waited for.
+    pub(super) fn http2(receive: RecvStream, silence: Option<Duration>) -> Self {
+        Self::of(Kind::Http2(receive, silence.map(Stall::new)))
     }
 
     pub(super) fn answer1(answer: Answer1) -> Self {
@@ -313,10 +316,35 @@ impl Body {
         {
             return Poll::Ready(());
         }
-        if let Kind::Timed(body) = &mut self.kind {
-            return body.poll_deadline(cx);
+        match &mut self.kind {
+            Kind::Timed(body) => body.poll_deadline(cx),
+            Kind::Encoded(body) => body.inner().poll_over(cx),
+            _ => Poll::Pending,
         }
-        Poll::Pending
+    }
+
+    /// Its end needs room at the peer's, as anything else of it does.
+    pub(super) fn ends_with_data(&self) -> bool {
+        matches!(self.kind, Kind::Encoded(_))
+    }
+
+    /// Ends it without what is left of it, and says why: it is over, or else the peer that
+    /// it goes to is too slow.
+    pub(super) fn break_off(&mut self, slow: Option<TimedOut>) -> BodyError {
+        let mut cx = Context::from_waker(Waker::noop());
+        let error = match self.poll_revoked(&mut cx) {
+            Poll::Ready(revoked) => revoked,
+            Poll::Pending => {
+                let late = self.kind.late().or(slow);
+                BodyError::Late(late.unwrap_or(TimedOut::Idle(Duration::ZERO)))
+            }
+        };
+        if let Tail::Exchange(mut exchange) = std::mem::take(&mut self.tail) {
+            exchange.broken(&error);
+            exchange.end();
+        }
+        self.kind = Kind::Empty;
+        error
     }
 
     fn poll_kind(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
@@ -331,7 +359,17 @@ impl Body {
                 let frame = ready!(Pin::new(incoming).poll_frame(cx));
                 Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Http1)))
             }
-            Kind::Http2(receive) => poll_h2(receive, cx),
+            Kind::Http2(receive, stall) => {
+                let polled = poll_h2(receive, cx);
+                let Some(stall) = stall else {
+                    return polled;
+                };
+                if polled.is_ready() {
+                    stall.moved();
+                    return polled;
+                }
+                Poll::Ready(Some(Err(ready!(stall.poll(cx)).into())))
+            }
             Kind::Answer1(answer) => answer.poll_frame(cx),
             Kind::Answer2(answer) => poll_h2(answer.receive(), cx),
             Kind::Begun(begun) => {
@@ -356,12 +394,21 @@ impl Body {
 }
 
 impl Kind {
+    /// It is an answer whose deadline has passed.
+    fn late(&mut self) -> Option<TimedOut> {
+        match self {
+            Self::Timed(body) => body.late(),
+            Self::Encoded(body) => body.inner().kind.late(),
+            _ => None,
+        }
+    }
+
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
             Self::Full(bytes) => bytes.is_empty(),
             Self::Http1(incoming) => incoming.is_end_stream(),
-            Self::Http2(receive) => receive.is_end_stream(),
+            Self::Http2(receive, _) => receive.is_end_stream(),
             Self::Answer1(answer) => answer.is_end_stream(),
             Self::Answer2(answer) => answer.is_end_stream(),
             Self::Replay(body) => body.is_end_stream(),
@@ -388,7 +435,7 @@ impl Kind {
             Self::Timed(body) => body.size_hint(),
             Self::Decoded(body) => body.size_hint(),
             Self::Encoded(body) => body.size_hint(),
-            Self::Http2(_) | Self::Answer2(_) => SizeHint::default(),
+            Self::Http2(..) | Self::Answer2(_) => SizeHint::default(),
             Self::Begun(begun) => {
                 let read = begun.bytes.len() as u64;
                 let mut hint = begun.rest.size_hint();

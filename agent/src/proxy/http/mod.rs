@@ -40,6 +40,7 @@ mod reply;
 mod retry;
 mod server;
 mod session;
+mod stall;
 mod strict;
 mod timed;
 mod tries;

@@ -2,12 +2,15 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::{Reason, SendStream};
 use http_body::Body as _;
 
 use super::body::{Body, BodyError};
+use super::stall::Stall;
+use super::timed::TimedOut;
 
 /// Copies a body into a stream, as far as the peer takes it.
 #[derive(Debug)]
@@ -17,6 +20,8 @@ pub(super) struct Pump {
     /// Of the body, waiting for the peer's window.
     chunk: Bytes,
     of: Of,
+    /// How long the peer may take nothing.
+    stall: Option<Stall>,
 }
 
 /// Whose body it is.
@@ -44,7 +49,14 @@ impl Pump {
             send,
             chunk: Bytes::new(),
             of,
+            stall: None,
         }
+    }
+
+    /// The same, which ends where the peer takes nothing for so long.
+    pub(super) fn within(self, limit: Duration) -> Self {
+        let stall = Some(Stall::new(limit));
+        Self { stall, ..self }
     }
 
     /// Copies on. A body that breaks off resets the stream.
@@ -53,7 +65,11 @@ impl Pump {
             let given = match self.poll_give(cx)? {
                 Poll::Ready(given) => given,
                 Poll::Pending => {
-                    ready!(self.body.poll_over(cx));
+                    let slow = ready!(self.poll_over(cx));
+                    if slow.is_some() || self.body.ends_with_data() {
+                        let error = self.body.break_off(slow);
+                        return Poll::Ready(Err(self.stop(error)));
+                    }
                     // It has no time left to wait for room.
                     self.chunk.clear();
                     false
@@ -72,15 +88,7 @@ impl Pump {
             };
             let frame = match frame {
                 Some(Ok(frame)) => frame,
-                Some(Err(error)) => {
-                    let reason = match (self.of, error.h2_reason()) {
-                        (Of::Answer, Reason::NO_ERROR | Reason::CANCEL) => Reason::INTERNAL_ERROR,
-                        (Of::Request, Reason::NO_ERROR) => Reason::CANCEL,
-                        (_, reason) => reason,
-                    };
-                    self.send.send_reset(reason);
-                    return Poll::Ready(Err(Stopped::Source(error)));
-                }
+                Some(Err(error)) => return Poll::Ready(Err(self.stop(error))),
                 None => {
                     let sent = self.send.send_data(Bytes::new(), true);
                     return Poll::Ready(sent.map_err(Stopped::Sink));
@@ -95,6 +103,28 @@ impl Pump {
                 }
             }
         }
+    }
+
+    /// There is no room: is ready once the body is over, or the peer too slow.
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<Option<TimedOut>> {
+        if self.body.poll_over(cx).is_ready() {
+            return Poll::Ready(None);
+        }
+        match &mut self.stall {
+            Some(stall) => stall.poll(cx).map(Some),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Resets the stream.
+    fn stop(&mut self, error: BodyError) -> Stopped {
+        let reason = match (self.of, error.h2_reason()) {
+            (Of::Answer, Reason::NO_ERROR | Reason::CANCEL) => Reason::INTERNAL_ERROR,
+            (Of::Request, Reason::NO_ERROR) => Reason::CANCEL,
+            (_, reason) => reason,
+        };
+        self.send.send_reset(reason);
+        Stopped::Source(error)
     }
 
     /// Gives what was read; whether that was the end.
@@ -116,6 +146,9 @@ impl Pump {
             let last = self.chunk.is_empty() && self.body.is_end_stream();
             let sent = self.send.send_data(piece, last);
             sent.map_err(Stopped::Sink)?;
+            if let Some(stall) = &mut self.stall {
+                stall.moved();
+            }
             if last {
                 return Poll::Ready(Ok(true));
             }
@@ -132,12 +165,15 @@ mod tests {
     use http::{Request, Response};
     use tokio::time::{Instant, timeout};
 
-    use super::{Body, BodyError, Of, Pump, Stopped};
+    use super::{Body, BodyError, Of, Pump, Stopped, TimedOut};
     use crate::proxy::http::deadline::Deadline;
+    use crate::proxy::http::filter::grpc_web::{Encoded, Encoding};
     use crate::proxy::http::timed::Timed;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_deadline_holds_though_the_peer_makes_no_room() {
+    const LIMIT: Duration = Duration::from_secs(1);
+
+    /// How a body ends whose peer makes no room for it.
+    async fn without_room(body: Body) -> Stopped {
         let (near, far) = tokio::io::duplex(1 << 20);
         let (mut requests, connection) = h2::client::handshake(near).await.unwrap();
         let _client = tokio::spawn(connection);
@@ -147,17 +183,34 @@ mod tests {
         let (_request, mut respond) = server.accept().await.unwrap().unwrap();
         let _server = tokio::spawn(async move { while server.accept().await.is_some() {} });
         let send = respond.send_response(Response::new(()), false).unwrap();
+        let mut pump = Pump::new(Of::Answer, body, send).within(5 * LIMIT);
+        let pumped = timeout(10 * LIMIT, poll_fn(|cx| pump.poll(cx))).await;
+        pumped.expect("an end").unwrap_err()
+    }
 
-        let limit = Duration::from_secs(1);
-        let deadline = Deadline::after(limit, Instant::now());
+    fn timed(grpc: bool) -> Body {
+        let deadline = Deadline::after(LIMIT, Instant::now());
         let body = Body::full(vec![0; 200_000]);
-        let body = Body::timed(Timed::new(body, deadline, None, false).unwrap());
-        let mut pump = Pump::new(Of::Answer, body, send);
-        let pumped = timeout(10 * limit, poll_fn(|cx| pump.poll(cx))).await;
-        let stopped = pumped.expect("an end").unwrap_err();
-        assert!(
-            matches!(stopped, Stopped::Source(BodyError::Late(_))),
-            "{stopped:?}"
-        );
+        Body::timed(Timed::new(body, deadline, None, grpc).unwrap())
+    }
+
+    #[track_caller]
+    fn check(stopped: &Stopped, expected: TimedOut) {
+        let late = matches!(stopped, Stopped::Source(BodyError::Late(late)) if *late == expected);
+        assert!(late, "{stopped:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_holds_though_the_peer_makes_no_room() {
+        check(&without_room(timed(false)).await, TimedOut::Deadline(LIMIT));
+        // Its status would need room too.
+        let web = Body::encoded(Encoded::new(timed(true), Encoding::Binary));
+        check(&without_room(web).await, TimedOut::Deadline(LIMIT));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_makes_no_room_is_not_waited_for_without_end() {
+        let body = Body::full(vec![0; 200_000]);
+        check(&without_room(body).await, TimedOut::Idle(5 * LIMIT));
     }
 }

@@ -11,6 +11,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use h2::RecvStream;
 use h2::server::SendResponse;
+use http::header::CONTENT_TYPE;
 use http::{Method, Request, Response};
 use http_body::Body as _;
 use hyper::server::conn::http1;
@@ -27,6 +28,7 @@ use super::io::{Io, Meter};
 use super::owed::Owed;
 use super::pump::{Of, Pump, Stopped};
 use super::record::Exchange;
+use super::reply::is_grpc;
 use super::strict::Strict;
 use crate::flow::FlowProtocol;
 use crate::proxy::config::HttpConfig;
@@ -188,7 +190,7 @@ async fn http1(
     };
     let parts = connection.into_parts();
     let strict = parts.io.into_inner();
-    let spoiled = strict.is_spoiled();
+    let (spoiled, stalled) = (strict.is_spoiled(), strict.is_stalled());
     let mut io = strict.into_inner();
     let upgrade = upgraded
         .lock()
@@ -202,6 +204,7 @@ async fn http1(
             linger(&mut io).await;
             Outcome::Closed
         }
+        (Err(_), _) if stalled => Outcome::IdleTimeout,
         (Err(error), _) if error.is_parse() => {
             // The refusal was written; a reset would take it back.
             if io.shutdown().await.is_ok() {
@@ -302,7 +305,8 @@ async fn http2(
             },
             request = connection.accept() => match request {
                 Some(Ok((request, respond))) => {
-                    streams.push(stream(Arc::clone(&handler), request, respond));
+                    let limit = config.body_idle;
+                    streams.push(stream(Arc::clone(&handler), request, respond, limit));
                 }
                 Some(Err(error)) if error.is_io() => return Outcome::ClientReset,
                 Some(Err(error)) => {
@@ -341,12 +345,14 @@ async fn stream(
     handler: Arc<impl Handler>,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
+    limit: Duration,
 ) -> Ended {
     let is_head = request.method() == Method::HEAD;
+    let silence = (!may_be_silent(&request)).then_some(limit);
     let answer = tokio::select! {
         biased;
         _reset = poll_fn(|cx| respond.poll_reset(cx)) => return Ended::Reset,
-        answer = handler.handle(request.map(Body::http2)) => answer,
+        answer = handler.handle(request.map(|body| Body::http2(body, silence))) => answer,
     };
     let (parts, mut body) = answer.response.into_parts();
     if is_head {
@@ -364,11 +370,22 @@ async fn stream(
     if at_end {
         return Ended::Answered;
     }
-    let mut pump = Pump::new(Of::Answer, body, send);
+    let mut pump = Pump::new(Of::Answer, body, send).within(limit);
     match poll_fn(|cx| pump.poll(cx)).await {
         Ok(()) => {}
         Err(Stopped::Source(error)) => tracing::debug!(%error, "an answer broke off"),
         Err(Stopped::Sink(error)) => tracing::debug!(%error, "an answer was not taken"),
     }
     Ended::Answered
+}
+
+/// What its client has to say may come at any time: there are calls that wait for hours.
+fn may_be_silent<B>(request: &Request<B>) -> bool {
+    let streams = |kind: &[u8]| kind.starts_with(b"application/connect+");
+    request.method() == Method::CONNECT
+        || is_grpc(request.headers())
+        || request
+            .headers()
+            .get(CONTENT_TYPE)
+            .is_some_and(|kind| streams(kind.as_bytes()))
 }

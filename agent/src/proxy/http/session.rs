@@ -1,10 +1,10 @@
 //! What requests in both directions have in common: how they end.
 
-use http::Version;
+use http::{StatusCode, Version};
 
 use super::body::{Body, BodyError};
 use super::headers;
-use super::reason::{Reason, ReasonKind};
+use super::reason::{Extra, Reason, ReasonKind};
 use super::record::Exchange;
 use super::reply::reply;
 use super::server::{Answer, Upgrade};
@@ -67,5 +67,13 @@ pub(super) fn unanswered(why: &Why) -> Reason {
             Reason::new(ReasonKind::UpstreamReset, "before an answer")
         }
         Why::Client => Reason::new(ReasonKind::BadRequest, "the body broke off"),
+        Why::Slow => {
+            let extra = Extra {
+                status: Some(StatusCode::REQUEST_TIMEOUT),
+                ..Extra::default()
+            };
+            let what = "the body did not come in time";
+            Reason::new(ReasonKind::BadRequest, what).with(extra)
+        }
     }
 }

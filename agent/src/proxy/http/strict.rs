@@ -23,6 +23,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::io::Io;
 use super::owed::Owed;
+use super::stall::Stall;
 use crate::proxy::config::HttpConfig;
 
 /// The longest size of a chunk, in hexadecimal digits, and what may follow it in its line.
@@ -36,6 +37,9 @@ pub(super) struct Strict {
     framing: Framing,
     patience: Patience,
     owed: Owed,
+    /// Of the client, which does not take what it is given.
+    stall: Stall,
+    stalled: bool,
 }
 
 /// Where in a request the next byte is.
@@ -355,7 +359,33 @@ impl Strict {
             },
             patience: Patience::new(config),
             owed,
+            stall: Stall::new(config.body_idle),
+            stalled: false,
         }
+    }
+
+    /// The client took nothing for too long, or until what it was given was over.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.stalled
+    }
+
+    /// Ends what is written to a client that does not take it.
+    fn watch(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.stall.moved();
+            return written;
+        }
+        let slow = match self.owed.poll_over(cx) {
+            Poll::Ready(()) => None,
+            Poll::Pending => Some(ready!(self.stall.poll(cx))),
+        };
+        self.owed.break_off(slow);
+        self.stalled = true;
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
     /// Some of what was read is not what the client has sent.
@@ -406,7 +436,8 @@ impl AsyncWrite for Strict {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.io).poll_write(cx, bytes);
+        self.watch(cx, written)
     }
 
     fn poll_write_vectored(
@@ -414,7 +445,8 @@ impl AsyncWrite for Strict {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, slices)
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, slices);
+        self.watch(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {

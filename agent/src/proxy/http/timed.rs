@@ -110,6 +110,11 @@ impl<B: Body<Data = Bytes> + Unpin> Timed<B> {
             .is_some_and(|deadline| deadline.at <= Instant::now())
     }
 
+    /// Why it is over, once its deadline has passed.
+    pub(in crate::proxy) fn late(&self) -> Option<TimedOut> {
+        self.is_late().then(|| self.cut())
+    }
+
     fn cut(&self) -> TimedOut {
         let passed = self
             .deadline

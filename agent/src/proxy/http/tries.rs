@@ -397,7 +397,8 @@ impl Tried {
             Why::Connect(
                 Outcome::Denied { .. } | Outcome::DeniedByPeer(_) | Outcome::CircuitOpen(_),
             )
-            | Why::Client => None,
+            | Why::Client
+            | Why::Slow => None,
             Why::Connect(_) => Some(Ended::Unreached),
             Why::Reset(error) if is_refusal(error) => Some(Ended::Refused),
             _ if request.is_some() => Some(Ended::Refused),
@@ -418,6 +419,7 @@ impl Failure {
             why,
             Some(
                 Why::Client
+                    | Why::Slow
                     | Why::Connect(
                         Outcome::Denied { .. } | Outcome::DeniedByPeer(_) | Outcome::CircuitOpen(_)
                     )

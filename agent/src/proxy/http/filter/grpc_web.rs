@@ -181,6 +181,11 @@ impl<B> Encoded<B> {
         }
     }
 
+    /// The response itself.
+    pub(in crate::proxy) fn inner(&mut self) -> &mut B {
+        &mut self.body
+    }
+
     fn encode(&self, bytes: Bytes) -> Bytes {
         match self.encoding {
             Encoding::Binary => bytes,

@@ -2,7 +2,7 @@
 //! drives it.
 
 use std::convert::Infallible;
-use std::error::Error;
+use std::error::Error as _;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -302,10 +302,10 @@ impl Drop for Answer1 {
 /// What it means that there is no answer. Of all that can go wrong only the request's body
 /// is the client's.
 fn why(error: hyper::Error, silent: bool) -> Why {
-    let of_body = error.source().is_some_and(<dyn Error>::is::<BodyError>);
+    let of_body = error.source().and_then(|it| it.downcast_ref());
     match (of_body, error.is_parse()) {
-        (true, _) => Why::Client,
-        (false, true) => Why::Reset(error.into()),
-        (false, false) => Why::Closed { silent },
+        (Some(error), _) => Why::of_body(error),
+        (None, true) => Why::Reset(error.into()),
+        (None, false) => Why::Closed { silent },
     }
 }

@@ -155,8 +155,8 @@ impl Place {
                 && let Poll::Ready(ended) = pump.poll(cx)
             {
                 upload = None;
-                if let Err(Stopped::Source(_)) = ended {
-                    return Poll::Ready(Err(Why::Client));
+                if let Err(Stopped::Source(error)) = ended {
+                    return Poll::Ready(Err(Why::of_body(&error)));
                 }
             }
             answer

@@ -93,6 +93,8 @@ pub(super) enum Why {
     Reset(BodyError),
     /// The client's own body broke off.
     Client,
+    /// Nothing more of it came for too long.
+    Slow,
 }
 
 impl Upstreams {
@@ -278,6 +280,16 @@ impl Exit<'_> {
         self.upstreams.keep_shared(self.to, &connection);
         let place = connection.first_place();
         Ok((place, true))
+    }
+}
+
+impl Why {
+    /// The client's own body has ended before its end.
+    fn of_body(error: &BodyError) -> Self {
+        match error {
+            BodyError::Late(_) => Self::Slow,
+            _ => Self::Client,
+        }
     }
 }
 

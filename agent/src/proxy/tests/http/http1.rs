@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::{Heard, ask, everywhere, hear, mirror, request_flow, service};
 use crate::flow::{Direction, FlowProtocol, TlsState, Verdict};
@@ -213,6 +213,54 @@ async fn a_client_that_waits_for_an_answer_is_not_idle() {
         assert_eq!(heard.text(), "one,two.");
         // Now it is.
         expect_fin(&mut stream).await;
+    }
+}
+
+/// An application whose answers have no end.
+fn endless(listener: TcpListener) {
+    tokio::spawn(async move {
+        while let Ok((mut app, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let _head = read_head(&mut app).await;
+                let head = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n";
+                let mut said = app.write_all(head).await;
+                while said.is_ok() {
+                    said = app.write_all(&[0; 16_384]).await;
+                }
+            });
+        }
+    });
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_of_its_answer_is_cut_off() {
+    let idle = World::with(|config| config.http.body_idle = Duration::from_millis(300));
+    for (mut world, expected) in [(idle, "idle for 300ms"), (World::new(), "after 1s")] {
+        world.manifest(
+            "apiVersion: fairlead.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: web, namespace: shop}
+spec:
+  targetRefs: [{group: '', kind: Service, name: web}]
+  timeouts: {stream: 1s}
+",
+        );
+        let client = world.pod("client", 0);
+        for server in [world.pod("near", 0), world.pod("far", 1)] {
+            let (listener, mut address) = server.listen();
+            endless(listener);
+            let web = world.service("web", &[address]);
+            if expected == "after 1s" {
+                address = SocketAddr::new(web.ip, 80);
+            }
+            let mut stream = client.dial(address).await;
+            let request = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+            stream.write_all(request).await.unwrap();
+            let flow = request_flow(&mut world, 0).await;
+            assert_eq!(&*flow.reason, format!("timed_out: {expected}"));
+            let end = soon(stream.read_to_end(&mut Vec::new())).await;
+            assert!(end.is_err(), "{end:?}");
+        }
     }
 }
 

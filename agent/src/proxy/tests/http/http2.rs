@@ -165,6 +165,27 @@ async fn both_directions_stream_independently_and_end_one_by_one() {
 }
 
 #[tokio::test]
+async fn a_body_that_stops_ends_its_stream_and_a_silent_call_goes_on() {
+    let mut world = World::with(|config| config.http.body_idle = Duration::from_millis(300));
+    let (client, servers) = places(&mut world);
+    for (address, mut calls) in servers {
+        let mut sender = talking(client.dial(address).await).await;
+        let (_call, mut said) = sender.send_request(grpc("/a.B/Watch"), false).unwrap();
+        let (mut watch, _respond) = soon(calls.recv()).await.unwrap();
+        let post = Request::post("http://shop/").body(()).unwrap();
+        let (answer, mut send) = sender.send_request(post, false).unwrap();
+        send.send_data(Bytes::from_static(b"part"), false).unwrap();
+        let _begun = soon(calls.recv()).await.unwrap();
+        let answer = soon(answer).await.unwrap();
+        assert_eq!(answer.status(), 408);
+        let reason = &answer.headers()["fairlead-reason"];
+        assert_eq!(reason, "bad_request; the body did not come in time");
+        said.send_data(Bytes::from_static(b"later"), true).unwrap();
+        assert_eq!(chunk(watch.body_mut()).await, "later");
+    }
+}
+
+#[tokio::test]
 async fn a_reset_of_either_end_reaches_the_other() {
     let mut world = World::new();
     let (client, servers) = places(&mut world);
