@@ -158,13 +158,15 @@ impl Arrival {
             Ok(Some(Speaks::Other)) => self.connect(admitted, app, record).await,
             Ok(Some(speaks)) => {
                 let leaving = self.server.leaving.clone();
+                let network = Arc::clone(&self.server.network);
                 let shared = Arc::clone(&self.shared);
                 let inbound = Inbound::new(self, record.request_ends(), app);
                 let client = http::Client {
                     stream: client,
                     speaks,
                     leaving: &leaving,
-                    config: &shared.config.http,
+                    config: &shared.config,
+                    network: &*network,
                 };
                 let revoked = admitted.http().revoked();
                 return Err(http::serve(client, Arc::new(inbound), revoked, record).await);

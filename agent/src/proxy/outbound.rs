@@ -334,7 +334,8 @@ async fn requests(
         stream: Stream::Tcp(near),
         speaks,
         leaving: &pod.leaving,
-        config: &shared.config.http,
+        config: &shared.config,
+        network: &*pod.network,
     };
     http::serve(client, outbound, revoked, record).await
 }

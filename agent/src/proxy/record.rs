@@ -290,7 +290,8 @@ impl Record {
     }
 
     /// Client to server, server to client.
-    fn bytes(&self) -> (u64, u64) {
+    /// Client to server, server to client.
+    pub(super) fn bytes(&self) -> (u64, u64) {
         match self.near {
             Near::Client => (self.moved.outward, self.moved.homeward),
             Near::Server => (self.moved.homeward, self.moved.outward),

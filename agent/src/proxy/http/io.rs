@@ -35,7 +35,8 @@ impl Meter {
 /// A stream that HTTP is spoken on. Dropped before its shutdown it is reset.
 #[derive(Debug)]
 pub(in crate::proxy) struct Io {
-    stream: Stream,
+    /// Until it is taken out of this.
+    stream: Option<Stream>,
     meter: Option<Arc<Meter>>,
     /// It was shut down, so that its close is an end in order.
     shut: bool,
@@ -44,7 +45,7 @@ pub(in crate::proxy) struct Io {
 
 impl Drop for Io {
     fn drop(&mut self) {
-        if let (Stream::Hbone(stream), false) = (&mut self.stream, self.shut) {
+        if let (Some(Stream::Hbone(stream)), false) = (&mut self.stream, self.shut) {
             stream.cancel();
         }
     }
@@ -53,7 +54,7 @@ impl Drop for Io {
 impl Io {
     pub(in crate::proxy) fn new(stream: Stream) -> Self {
         Self {
-            stream,
+            stream: Some(stream),
             meter: None,
             shut: false,
             lease: None,
@@ -63,7 +64,7 @@ impl Io {
     /// Its bytes are counted there.
     pub(super) fn metered(stream: Stream, meter: Arc<Meter>) -> Self {
         Self {
-            stream,
+            stream: Some(stream),
             meter: Some(meter),
             shut: false,
             lease: None,
@@ -89,18 +90,27 @@ impl Io {
     /// Ends it when its peer acknowledges nothing for so long, where it is not in a tunnel,
     /// which looks by itself. Only for a peer that always reads, as those of HTTP/2 do.
     pub(super) fn give_up_after(&self, limit: Duration) {
-        match &self.stream {
-            Stream::Tcp(stream) => dial::give_up_after(stream, limit),
-            Stream::Hbone(_) => {}
+        if let Some(Stream::Tcp(stream)) = &self.stream {
+            dial::give_up_after(stream, limit);
         }
     }
 
     /// The tunnel that it is in, which may be retired before it.
     pub(super) fn under(&self) -> Option<Under> {
         match &self.stream {
-            Stream::Tcp(_) => None,
-            Stream::Hbone(stream) => stream.under(),
+            Some(Stream::Hbone(stream)) => stream.under(),
+            Some(Stream::Tcp(_)) | None => None,
         }
+    }
+
+    /// The stream itself, and its place among those to a Service.
+    pub(super) fn into_parts(mut self) -> (Stream, Option<Lease>) {
+        let stream = self.stream.take();
+        (stream.expect("nobody else takes it"), self.lease.take())
+    }
+
+    fn stream(&mut self) -> &mut Stream {
+        self.stream.as_mut().expect("taken only with all of this")
     }
 
     fn count_written(&self, written: &Poll<io::Result<usize>>) {
@@ -117,7 +127,7 @@ impl AsyncRead for Io {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let read = match &mut self.stream {
+        let read = match self.stream() {
             Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
             Stream::Hbone(stream) => Pin::new(stream).poll_read(cx, buffer),
         };
@@ -135,7 +145,7 @@ impl AsyncWrite for Io {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = match &mut self.stream {
+        let written = match self.stream() {
             Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
             Stream::Hbone(stream) => Pin::new(stream).poll_write(cx, bytes),
         };
@@ -148,7 +158,7 @@ impl AsyncWrite for Io {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = match &mut self.stream {
+        let written = match self.stream() {
             Stream::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             Stream::Hbone(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
         };
@@ -161,7 +171,7 @@ impl AsyncWrite for Io {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.stream {
+        match self.stream() {
             Stream::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Stream::Hbone(stream) => Pin::new(stream).poll_flush(cx),
         }
@@ -170,7 +180,7 @@ impl AsyncWrite for Io {
     /// An end in order: what was written still arrives.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.shut = true;
-        match &mut self.stream {
+        match self.stream() {
             Stream::Tcp(stream) => {
                 dial::send_on_close(stream);
                 Pin::new(stream).poll_shutdown(cx)

@@ -42,6 +42,7 @@ mod server;
 mod session;
 mod stall;
 mod strict;
+mod switched;
 mod timed;
 mod tries;
 mod upstream;

@@ -54,6 +54,8 @@ pub(in crate::proxy) struct Exchange {
     pub(super) policy: Option<Arc<str>>,
     /// Dry-run and AUDIT policies that matched.
     pub(super) audit: Vec<Arc<str>>,
+    /// Of the connection that it has led to.
+    sent: u64,
     received: u64,
     verdict: Verdict,
     reason: Cow<'static, str>,
@@ -94,6 +96,7 @@ impl Exchange {
             upstream: None,
             policy: None,
             audit: Vec::new(),
+            sent: 0,
             received: 0,
             verdict: Verdict::Forwarded,
             // Unless something else is said first.
@@ -205,6 +208,20 @@ impl Exchange {
         }
     }
 
+    /// The connection that it has led to has ended, after so many bytes of the client's and
+    /// of the server's.
+    pub(super) fn switched(mut self: Box<Self>, outcome: &Outcome, moved: (u64, u64)) {
+        (self.sent, self.received) = moved;
+        if matches!(outcome, Outcome::Closed) {
+            return self.end();
+        }
+        self.load = None;
+        if self.verdict == Verdict::Forwarded {
+            self.verdict = outcome.verdict(true);
+            self.reason = outcome.close_reason();
+        }
+    }
+
     fn note_grpc(&mut self, headers: &HeaderMap) {
         if self.protocol != FlowProtocol::Grpc {
             return;
@@ -247,7 +264,7 @@ impl Drop for Exchange {
             reason,
             policy,
             audit,
-            bytes_sent: self.upload.as_ref().map_or(0, |upload| upload.bytes()),
+            bytes_sent: self.sent + self.upload.as_ref().map_or(0, |upload| upload.bytes()),
             bytes_received: self.received,
             duration: self.started.elapsed(),
             tap,

@@ -23,15 +23,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::body::Body;
 use super::detect::Speaks;
-use super::guard::Guard;
 use super::io::{Io, Meter};
 use super::owed::Owed;
 use super::pump::{Of, Pump, Stopped};
 use super::record::Exchange;
 use super::reply::is_grpc;
 use super::strict::Strict;
+use super::switched::Switched;
 use crate::flow::FlowProtocol;
-use crate::proxy::config::HttpConfig;
+use crate::proxy::config::{Config, HttpConfig};
+use crate::proxy::network::PodNetwork;
 use crate::proxy::outcome::Outcome;
 use crate::proxy::reach::Stream;
 use crate::proxy::record::{Near, Record};
@@ -70,21 +71,30 @@ pub(in crate::proxy) struct Upgrade {
 }
 
 /// A client's connection.
-#[derive(Debug)]
 pub(in crate::proxy) struct Client<'a> {
     pub(in crate::proxy) stream: Stream,
     /// What its first bytes were.
     pub(in crate::proxy) speaks: Speaks,
     /// Cancelled when it is to end after the requests that it has.
     pub(in crate::proxy) leaving: &'a CancellationToken,
-    pub(in crate::proxy) config: &'a HttpConfig,
+    pub(in crate::proxy) config: &'a Config,
+    /// That of the pod at this node's end.
+    pub(in crate::proxy) network: &'a dyn PodNetwork,
+}
+
+/// How HTTP has ended on a connection.
+enum Served {
+    /// With it.
+    Over(Outcome),
+    /// It carries something else from here on.
+    Switched(Box<Switched>),
 }
 
 /// Serves a client until it has ended, or `revoked` says why it must.
 pub(in crate::proxy) async fn serve(
     client: Client<'_>,
     handler: Arc<impl Handler>,
-    revoked: impl Future<Output = Outcome>,
+    revoked: impl Future<Output = Outcome> + Send,
     record: &mut Record,
 ) -> Outcome {
     let meter = Arc::new(Meter::default());
@@ -93,7 +103,9 @@ pub(in crate::proxy) async fn serve(
         speaks,
         leaving,
         config,
+        network,
     } = client;
+    let limits = &config.http;
     let io = Io::metered(stream, Arc::clone(&meter));
     let protocol = match speaks {
         Speaks::Http2 => FlowProtocol::Http2,
@@ -103,15 +115,15 @@ pub(in crate::proxy) async fn serve(
     record.connected(Near::Client);
     let mut serving = pin!(async {
         match speaks {
-            Speaks::Http2 => Box::pin(http2(io, handler, leaving, config)).await,
-            Speaks::Http1 | Speaks::Other => Box::pin(http1(io, handler, leaving, config)).await,
+            Speaks::Http2 => Served::Over(Box::pin(http2(io, handler, leaving, limits)).await),
+            Speaks::Http1 | Speaks::Other => Box::pin(http1(io, handler, leaving, limits)).await,
         }
     });
     let mut revoked = pin!(revoked);
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
-    loop {
+    let served = loop {
         let counted = poll_fn(|cx| {
             let served = serving.as_mut().poll(cx);
             record.moved = meter.moved();
@@ -120,12 +132,16 @@ pub(in crate::proxy) async fn serve(
         });
         tokio::select! {
             biased;
-            outcome = &mut revoked => break outcome,
-            outcome = counted => break outcome,
+            outcome = &mut revoked => break Served::Over(outcome),
+            served = counted => break served,
             _now = tick.tick() => {
                 record.progress();
             }
         }
+    };
+    match served {
+        Served::Over(outcome) => outcome,
+        Served::Switched(switched) => switched.relay(revoked, (network, config), record).await,
     }
 }
 
@@ -152,7 +168,7 @@ async fn http1(
     handler: Arc<impl Handler>,
     leaving: &CancellationToken,
     config: &HttpConfig,
-) -> Outcome {
+) -> Served {
     let upgraded = Arc::new(Mutex::new(None));
     let slot = Arc::clone(&upgraded);
     let owed = Owed::default();
@@ -196,10 +212,16 @@ async fn http1(
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .take();
-    match (ended, upgrade) {
+    Served::Over(match (ended, upgrade) {
         // What was sent before the server agreed was read as if it were another request.
         (Ok(()), Some(_)) if spoiled => Outcome::BadRequest("bytes ahead of an upgrade"),
-        (Ok(()), Some(upgrade)) => relay(io, &parts.read_buf, *upgrade).await,
+        (Ok(()), Some(upgrade)) => {
+            return Served::Switched(Box::new(Switched {
+                near: io,
+                said: parts.read_buf,
+                upgrade,
+            }));
+        }
         (Ok(()), None) => {
             linger(&mut io).await;
             Outcome::Closed
@@ -214,7 +236,7 @@ async fn http1(
         }
         (Err(error), _) if error.is_user() => Outcome::ServerReset,
         (Err(_), _) => Outcome::ClientReset,
-    }
+    })
 }
 
 /// After our end: a client that still sends would be answered with a reset, and could lose
@@ -225,36 +247,6 @@ async fn linger(io: &mut Io) {
         while matches!(io.read(&mut scratch).await, Ok(count) if count > 0) {}
     };
     let _over = tokio::time::timeout(LINGER, drained).await.is_ok();
-}
-
-/// Bytes both ways, each end as it came.
-async fn relay(mut near: Io, read: &[u8], upgrade: Upgrade) -> Outcome {
-    let Upgrade {
-        io: mut far,
-        read: first,
-        mut exchange,
-    } = upgrade;
-    let done = async {
-        far.write_all(read).await?;
-        near.write_all(&first).await?;
-        tokio::io::copy_bidirectional(&mut near, &mut far).await
-    };
-    let mut guard = std::mem::replace(&mut exchange.guard, Guard::Silent);
-    let done = tokio::select! {
-        biased;
-        outcome = guard.revoked() => {
-            exchange.revoked(&outcome);
-            return outcome;
-        }
-        done = done => done,
-    };
-    match done {
-        Ok(_moved) => {
-            exchange.end();
-            Outcome::Closed
-        }
-        Err(_reset) => Outcome::ClientReset,
-    }
 }
 
 /// HTTP/2.

@@ -88,10 +88,21 @@ pub(super) struct NearSide<'a> {
 }
 
 /// Relays until the end, closes both sides as they ended, and says why.
-pub(super) async fn relay<F: Far>(
+pub(super) fn relay<F: Far>(
+    near: NearSide<'_>,
+    far: F,
+    permit: Permit,
+    record: &mut Record,
+    config: &Config,
+) -> impl Future<Output = Outcome> + Send {
+    relay_until(near, far, || permit.revoked(), record, config)
+}
+
+/// Likewise, of what a request has led to: whoever let that in says until when.
+pub(super) async fn relay_until<F: Far, R: Future<Output = Outcome> + Send>(
     near: NearSide<'_>,
     mut far: F,
-    permit: Permit,
+    revoked: impl FnOnce() -> R + Send,
     record: &mut Record,
     config: &Config,
 ) -> Outcome {
@@ -102,7 +113,7 @@ pub(super) async fn relay<F: Far>(
     } = near;
     record.connected(near_is);
     let ended = {
-        let mut revoked = pin!(permit.revoked());
+        let mut revoked = pin!(revoked());
         let mut limits = pin!(Limits::new(config));
         let mut ways = Ways::default();
         poll_fn(|cx| {

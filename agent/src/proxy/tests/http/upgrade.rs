@@ -1,6 +1,7 @@
 //! Connections that turn into something else.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -9,7 +10,7 @@ use super::policy::{apply, exact, policy};
 use super::{ask, request_flow};
 use crate::flow::Verdict;
 use crate::proxy::tests::world::{World, soon};
-use crate::proxy::tests::{expect_fin, round_trip};
+use crate::proxy::tests::{expect_fin, expect_reset, round_trip};
 use crate::state::{Action, From, Rule};
 
 /// An application that switches, and says the same back.
@@ -58,13 +59,67 @@ async fn a_connection_that_both_ends_switch_is_relayed() {
             assert!(head.starts_with(&format!("HTTP/1.1 {status}")), "{head}");
             assert_eq!(head.contains("upgrade: websocket"), status == 101, "{head}");
             // Any bytes, also those that look like another request.
-            round_trip(&mut stream, b"\x81\x05\0\nGET / HTTP/1.1\n\n").await;
+            let like_another = b"\x81\x05\0\nGET / HTTP/1.1\n\n";
+            round_trip(&mut stream, like_another).await;
             round_trip(&mut stream, &vec![7; 100_000]).await;
             stream.shutdown().await.unwrap();
             expect_fin(&mut stream).await;
             let flow = request_flow(&mut world, 0).await;
             assert_eq!(flow.http.unwrap().status, status);
             assert_eq!(&*flow.reason, "closed");
+            let sent = 100_000 + like_another.len() as u64;
+            assert_eq!((flow.bytes_sent, flow.bytes_received), (sent, sent + 5));
+        }
+    }
+}
+
+/// An application that switches, and neither says any more nor ends.
+fn hanging(listener: TcpListener) {
+    tokio::spawn(async move {
+        let mut kept = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut bytes = Vec::new();
+            while !bytes.ends_with(b"\r\n\r\n") {
+                let _count = stream.read_buf(&mut bytes).await.unwrap();
+            }
+            let head = b"HTTP/1.1 200 OK\r\n\r\nfirst";
+            stream.write_all(head).await.unwrap();
+            kept.push(stream);
+        }
+    });
+}
+
+#[tokio::test]
+async fn what_was_switched_has_the_limits_of_any_connection() {
+    let limit = Duration::from_millis(300);
+    let idle = World::with(|config| config.idle_timeout = Some(limit));
+    let half_open = World::with(|config| config.half_open_timeout = limit);
+    for (mut world, expected) in [(idle, "idle_timeout"), (half_open, "half_open_timeout")] {
+        let client = world.pod("client", 0);
+        for (index, server) in [world.pod("near", 0), world.pod("far", 1)]
+            .iter()
+            .enumerate()
+        {
+            let (listener, address) = server.listen();
+            hanging(listener);
+            let mut stream = client.dial(address).await;
+            let request = b"CONNECT db:5432 HTTP/1.1\r\nHost: db:5432\r\n\r\n";
+            soon(stream.write_all(request)).await.unwrap();
+            let mut heard = Vec::new();
+            while !heard.ends_with(b"first") {
+                assert!(soon(stream.read_buf(&mut heard)).await.unwrap() > 0);
+            }
+            if expected == "half_open_timeout" {
+                stream.shutdown().await.unwrap();
+            }
+            expect_reset(&mut stream).await;
+            // Both nodes look; the other one then hears of a reset.
+            let mut reasons = Vec::new();
+            for node in 0..=index {
+                reasons.push(request_flow(&mut world, node).await.reason);
+            }
+            let either = reasons.iter().any(|reason| reason == expected);
+            assert!(either, "{reasons:?}");
         }
     }
 }
