@@ -271,6 +271,16 @@ pub struct AgentArgs {
         value_name = "CIDR,…"
     )]
     pub gateway_cidrs: Vec<IpNet>,
+    /// Networks in which keys of tokens (jwksUri) may be fetched, though an address is the
+    /// node's or the cloud's own, or a pod's or Service's that is not asked by the Service's
+    /// name: whoever writes policies gets the agent to ask there.
+    #[arg(
+        long,
+        env = "FAIRLEAD_JWKS_CIDRS",
+        value_delimiter = ',',
+        value_name = "CIDR,…"
+    )]
+    pub jwks_cidrs: Vec<IpNet>,
     /// Take over from an agent that runs on this node already, instead of refusing to
     /// start: it lets go once all pods are enrolled here, and must be stopped then.
     #[arg(long, env = "FAIRLEAD_REPLACE")]

@@ -62,6 +62,7 @@ impl AgentConfig {
                 requests_per_pod: usize::try_from(args.max_requests_per_pod)?,
                 turn: (!args.pod_turn.is_zero()).then_some(args.pod_turn),
                 gateways: args.gateway_cidrs,
+                jwks_networks: args.jwks_cidrs,
                 ..proxy::Config::recommended(node.clone())
             },
             redirect: redirect::Config {
@@ -108,6 +109,7 @@ impl AgentConfig {
             requests_per_pod = config.proxy.requests_per_pod,
             pod_turn = ?config.proxy.turn,
             gateway_cidrs = ?config.proxy.gateways,
+            jwks_cidrs = ?config.proxy.jwks_networks,
             drain = ?config.drain,
             "configuration"
         );

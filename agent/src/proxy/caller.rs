@@ -67,15 +67,34 @@ impl Caller {
         shared.is_some_and(|shared| shared.table().snapshot().services.contains_key(service))
     }
 
-    /// An address that the node's own calls must not go to, whoever says so: its own, those
-    /// of its links, and those of all nodes.
-    pub(super) fn is_out_of_bounds(&self, ip: IpAddr) -> bool {
+    /// Why the node's own calls must not go to an address, whoever says so, unless whoever
+    /// runs the agent does: only the node may, or nobody may without the mesh.
+    pub(super) fn out_of_bounds(&self, ip: IpAddr) -> Option<&'static str> {
         let ip = ip.to_canonical();
-        let of_node = |shared: Arc<Shared>| {
-            let table = shared.table();
-            table.snapshot().node_addresses.contains(&ip)
+        let Some(shared) = self.shared.upgrade() else {
+            return Some("is asked by nobody any more");
         };
-        is_local(ip) || self.shared.upgrade().is_none_or(of_node)
+        if shared
+            .config
+            .jwks_networks
+            .iter()
+            .any(|it| it.contains(&ip))
+        {
+            return None;
+        }
+        let table = shared.table();
+        let snapshot = table.snapshot();
+        if is_local(ip) {
+            Some("is the machine's, the link's or the cloud's own")
+        } else if snapshot.node_addresses.contains(&ip) {
+            Some("is a node's")
+        } else if snapshot.services_by_ip.contains_key(&ip) {
+            Some("is a Service's, which goes by its name")
+        } else if snapshot.pods_by_ip.contains_key(&ip) {
+            Some("is a pod's, which goes by the name of its Service")
+        } else {
+            None
+        }
     }
 
     /// A server is reached as it was: its pod has neither been enrolled since nor let go.

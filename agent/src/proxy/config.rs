@@ -43,6 +43,9 @@ pub struct Config {
     /// From these networks certificates are believed though the state does not say whose
     /// the address is: gateways, and peers that are no pods of this cluster.
     pub gateways: Vec<IpNet>,
+    /// In these networks keys of tokens may be fetched from the node's own network, whosever
+    /// the address is.
+    pub jwks_networks: Vec<IpNet>,
     /// Between nodes.
     pub tunnel: TunnelConfig,
     /// Of what is HTTP.
@@ -171,6 +174,7 @@ impl Config {
                 probes: 4,
             },
             gateways: Vec::new(),
+            jwks_networks: Vec::new(),
             tunnel: TunnelConfig {
                 port: 15008,
                 handshake_timeout: Duration::from_secs(10),

@@ -1,6 +1,6 @@
 //! Where Services are reached beside their cluster addresses.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -63,9 +63,21 @@ impl Snapshot {
     }
 }
 
-/// Never anybody's but the machine's or the link's own, such as that of a cloud's metadata.
+/// Where clouds tell a machine about itself, and give it its credentials, beside addresses of
+/// the link: Alibaba's, Azure's, Oracle's (two), Google's and Scaleway's.
+const METADATA: [IpAddr; 6] = [
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe)),
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42)),
+];
+
+/// Never anybody's but the machine's, the link's or the cloud's own, however it is written.
 pub fn is_local(ip: IpAddr) -> bool {
-    match ip.to_canonical() {
+    let ip = ip.to_canonical();
+    let of_family = match ip {
         IpAddr::V4(ip) => {
             ip.is_loopback() || ip.is_link_local() || ip.is_unspecified() || ip.is_multicast()
         }
@@ -74,8 +86,28 @@ pub fn is_local(ip: IpAddr) -> bool {
                 || ip.is_unicast_link_local()
                 || ip.is_unspecified()
                 || ip.is_multicast()
+                || is_of_amazon(ip)
+                || embedded(ip).is_some_and(|ip| is_local(ip.into()))
         }
-    }
+    };
+    of_family || METADATA.contains(&ip)
+}
+
+/// Of the block with Amazon's services of a machine: metadata, credentials of pods, names.
+fn is_of_amazon(ip: Ipv6Addr) -> bool {
+    ip.segments()[..2] == [0xfd00, 0xec2]
+}
+
+/// The address that a network may make of this one on the way: NAT64 (RFC 6052), 6to4
+/// (RFC 3056), and compatible ones (RFC 4291), which nobody uses any more.
+fn embedded(ip: Ipv6Addr) -> Option<Ipv4Addr> {
+    let ([0x64, 0xff9b, 0, 0, 0, 0, high, low]
+    | [0x2002, high, low, ..]
+    | [0, 0, 0, 0, 0, 0, high, low]) = ip.segments()
+    else {
+        return None;
+    };
+    Some(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
 }
 
 impl Writer {
@@ -139,5 +171,40 @@ impl Writer {
             Vec::new()
         };
         self.report(Owner::Exposed(exposed), problems);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_local;
+
+    #[test]
+    fn what_is_of_the_machine_is_known_in_any_spelling() {
+        for (ip, expected) in [
+            ("127.0.0.1", true),
+            ("0.0.0.0", true),
+            ("169.254.169.254", true),
+            ("224.0.0.1", true),
+            ("100.100.100.200", true),
+            ("168.63.129.16", true),
+            ("::1", true),
+            ("::", true),
+            ("fe80::1", true),
+            ("fd00:ec2::254", true),
+            ("fd00:ec2::23", true),
+            ("fd20:ce::254", true),
+            ("::ffff:169.254.169.254", true),
+            ("::169.254.169.254", true),
+            ("64:ff9b::a9fe:a9fe", true),
+            ("64:ff9b::a83f:8110", true),
+            ("2002:7f00:1::", true),
+            ("64:ff9b::c000:201", false),
+            ("192.0.2.1", false),
+            ("10.0.0.1", false),
+            ("fd00::1", false),
+            ("2001:db8::1", false),
+        ] {
+            assert_eq!(is_local(ip.parse().unwrap()), expected, "{ip}");
+        }
     }
 }

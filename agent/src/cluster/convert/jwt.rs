@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::FieldPath;
 use super::reader::{self, Reader};
-use crate::state::{ClaimHeader, JwtKeys, JwtProvider, TokenHeader};
+use crate::state::{ClaimHeader, JwtKeys, JwtProvider, TokenHeader, is_local};
 
 /// How far the clock of an issuer may be off where nothing is said.
 const CLOCK_SKEW: Duration = Duration::from_mins(1);
@@ -169,6 +169,13 @@ fn read_uri(reader: &mut Reader, value: &Value, path: &FieldPath) -> Option<JwtK
     };
     if !uri.as_ref().is_some_and(proper) {
         reader.report(path, format!("{value} is no http or https URI"));
+        return None;
+    }
+    let host = uri.as_ref().and_then(http::Uri::host).unwrap_or_default();
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    if host.parse().is_ok_and(is_local) {
+        let message = format!("{host} is the machine's, the link's or the cloud's own");
+        reader.report(path, message);
         return None;
     }
     Some(JwtKeys::Uri(text.into()))

@@ -166,6 +166,30 @@ fn issuers_of_tokens() {
 }
 
 #[test]
+fn keys_are_not_fetched_from_the_machine_itself() {
+    for host in [
+        "127.0.0.1:8080",
+        "[::1]",
+        "169.254.169.254",
+        "[fd00:ec2::254]",
+        "168.63.129.16",
+        "[::ffff:7f00:1]:80",
+    ] {
+        let uri = format!("http://{host}/keys");
+        let (policy, problems) = mesh(&format!("{{providers: [{{issuer: a, jwksUri: '{uri}'}}]}}"));
+        assert!(policy.jwt_invalid, "{host}");
+        let expected = " is the machine's, the link's or the cloud's own";
+        assert!(problems[0].contains(expected), "{problems:?}");
+        assert!(
+            problems[0].contains("providers[0].jwksUri: "),
+            "{problems:?}"
+        );
+    }
+    let (_, problems) = mesh("{providers: [{issuer: a, jwksUri: 'http://192.0.2.1/keys'}]}");
+    assert_eq!(problems, Vec::<String>::new());
+}
+
+#[test]
 fn key_sets_have_a_size() {
     let with = |keys: &str| {
         let set = format!(r#"{{"keys": [{keys}]}}"#);

@@ -132,8 +132,8 @@ async fn dial(host: &str, port: u16, caller: &Caller) -> io::Result<TcpStream> {
     let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host, port)).await?.collect();
     let mut error = io::Error::other("the host has no address");
     for address in addresses {
-        if caller.is_out_of_bounds(address.ip()) {
-            let message = format!("{} is the machine's own, or a node's", address.ip());
+        if let Some(why) = caller.out_of_bounds(address.ip()) {
+            let message = format!("{} {why}", address.ip());
             error = io::Error::new(io::ErrorKind::PermissionDenied, message);
             continue;
         }

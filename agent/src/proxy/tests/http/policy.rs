@@ -433,7 +433,9 @@ async fn keys_are_fetched_once_and_kept_while_their_server_is_away() {
 
 #[tokio::test]
 async fn nobody_sends_the_agent_to_the_addresses_of_its_node() {
-    let mut world = World::new();
+    let mut world = World::with(|config| {
+        config.jwks_networks = vec!["192.0.2.128/25".parse().unwrap()];
+    });
     let (client, [(_, address), _]) = everywhere(&mut world);
     let issuer = Issuer::start(&mut world, &[ec_key("e")]);
     let uri = format!("http://{}/keys", issuer.address);
@@ -448,6 +450,14 @@ async fn nobody_sends_the_agent_to_the_addresses_of_its_node() {
         ips: vec!["192.0.2.1".parse().unwrap()],
         ..Pod::clone(&agent)
     }));
+    for (name, ip) in [("asked", "192.0.2.3"), ("let", "192.0.2.129")] {
+        let pod = world.declare(name, 1, false);
+        world.apply(Object::Pod(Pod {
+            ips: vec![ip.parse().unwrap()],
+            ..Pod::clone(&pod)
+        }));
+    }
+    world.service_at("asked", "192.0.2.4".parse().unwrap(), &[]);
     world.publish();
     let shared = &world.nodes[0].proxy.shared;
     let caller = Caller::new(shared, &shared.pod(&client.pod.name).unwrap());
@@ -456,12 +466,12 @@ async fn nobody_sends_the_agent_to_the_addresses_of_its_node() {
         ("::ffff:192.0.2.1", true),
         ("169.254.169.254", true),
         ("192.0.2.2", false),
+        ("192.0.2.3", true),
+        ("192.0.2.4", true),
+        ("192.0.2.129", false),
     ] {
-        assert_eq!(
-            caller.is_out_of_bounds(ip.parse().unwrap()),
-            expected,
-            "{ip}"
-        );
+        let why = caller.out_of_bounds(ip.parse().unwrap());
+        assert_eq!(why.is_some(), expected, "{ip}");
     }
 }
 
