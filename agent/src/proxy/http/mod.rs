@@ -29,10 +29,6 @@ mod load;
 mod outbound;
 mod owed;
 mod pump;
-#[expect(
-    dead_code,
-    reason = "some words belong to what the pipeline calls next"
-)]
 mod reason;
 mod record;
 mod replay;

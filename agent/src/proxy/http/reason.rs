@@ -54,7 +54,6 @@ pub(in crate::proxy) enum ReasonKind {
     FaultInjected,
     BadRequest,
     BackendInvalid,
-    NotHttp,
     TooManyRequestsInFlight,
 }
 
@@ -120,7 +119,6 @@ impl ReasonKind {
             Self::FaultInjected => "fault_injected",
             Self::BadRequest => "bad_request",
             Self::BackendInvalid => "backend_invalid",
-            Self::NotHttp => "not_http",
             Self::TooManyRequestsInFlight => "too_many_requests_in_flight",
         }
     }
@@ -134,7 +132,7 @@ impl ReasonKind {
             Self::JwtInvalid | Self::JwtMissing => StatusCode::UNAUTHORIZED,
             Self::TimedOut => StatusCode::GATEWAY_TIMEOUT,
             Self::UpstreamReset => StatusCode::BAD_GATEWAY,
-            Self::BadRequest | Self::NotHttp => StatusCode::BAD_REQUEST,
+            Self::BadRequest => StatusCode::BAD_REQUEST,
             Self::BackendInvalid => StatusCode::INTERNAL_SERVER_ERROR,
             Self::NoEndpoints
             | Self::CircuitOpen
@@ -154,7 +152,7 @@ impl ReasonKind {
             Self::PolicyDenied | Self::ExtAuthzDenied => 7,
             Self::JwtInvalid | Self::JwtMissing => 16,
             Self::TimedOut => 4,
-            Self::BadRequest | Self::NotHttp => 13,
+            Self::BadRequest => 13,
             Self::NoEndpoints
             | Self::CircuitOpen
             | Self::ExtAuthzUnavailable

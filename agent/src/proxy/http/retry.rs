@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, Method, StatusCode};
 
+use crate::model::below;
 use crate::policy::traffic::Retries;
 use crate::state::RouteRetry;
 use crate::state::traffic::RetryOn;
@@ -140,8 +141,8 @@ impl<'a> Plan<'a> {
 
 /// A part of `whole`; `random` is spread over all values.
 fn part(whole: Duration, random: u64) -> Duration {
-    let nanos = (whole.as_nanos() * u128::from(random)) >> 64;
-    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    let nanos = u64::try_from(whole.as_nanos()).unwrap_or(u64::MAX);
+    Duration::from_nanos(below(random, nanos))
 }
 
 fn is_grpc(on: RetryOn) -> bool {
