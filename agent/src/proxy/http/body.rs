@@ -2,12 +2,10 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures_util::task::AtomicWaker;
 use h2::RecvStream;
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -19,6 +17,7 @@ use super::record::Exchange;
 use super::replay::{ReplayBody, Superseded};
 use super::stall::Stall;
 use super::timed::{Timed, TimedOut};
+use super::upload::{Upload, UploadEnd};
 use super::upstream::{Answer1, Answer2};
 use crate::proxy::account::Held;
 use crate::proxy::outcome::Outcome;
@@ -128,59 +127,6 @@ enum Tail {
     Exchange(Box<Exchange>),
 }
 
-/// What is known of the body of a request by those who don't have it.
-#[derive(Debug, Default)]
-pub(super) struct Upload {
-    bytes: AtomicU64,
-    over: AtomicBool,
-    /// The client waits for word that the server wants it.
-    held: AtomicBool,
-    waiting: AtomicWaker,
-}
-
-/// Tells of the end of an upload when it is dropped.
-#[derive(Debug)]
-struct UploadEnd(Arc<Upload>);
-
-impl Upload {
-    /// How much of it was taken.
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
-    }
-
-    /// Nothing of it is asked for until it is released.
-    pub(super) fn hold(&self) {
-        self.held.store(true, Ordering::Release);
-    }
-
-    /// The server wants it.
-    pub(super) fn release(&self) {
-        self.held.store(false, Ordering::Release);
-        self.waiting.wake();
-    }
-
-    fn poll_held(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.held.load(Ordering::Relaxed) {
-            self.waiting.register(cx.waker());
-            if self.held.load(Ordering::Acquire) {
-                return Poll::Pending;
-            }
-        }
-        Poll::Ready(())
-    }
-
-    /// Nothing more of it is to come.
-    pub(super) fn is_over(&self) -> bool {
-        self.over.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for UploadEnd {
-    fn drop(&mut self) {
-        self.0.over.store(true, Ordering::Relaxed);
-    }
-}
-
 impl Body {
     /// No body.
     pub(in crate::proxy) fn empty() -> Self {
@@ -256,14 +202,14 @@ impl Body {
             return None;
         }
         let upload = Arc::new(Upload::default());
-        self.tail = Tail::Upload(UploadEnd(Arc::clone(&upload)));
+        self.tail = Tail::Upload(UploadEnd::of(&upload));
         Some(upload)
     }
 
     /// The count that was begun for it, or a new one.
     pub(super) fn upload(&mut self) -> Option<Arc<Upload>> {
         match &self.tail {
-            Tail::Upload(end) => Some(Arc::clone(&end.0)),
+            Tail::Upload(end) => Some(Arc::clone(end.upload())),
             Tail::Nobody | Tail::Exchange(_) => self.counted(),
         }
     }
@@ -482,7 +428,7 @@ impl HttpBody for Body {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         if let Tail::Upload(end) = &this.tail {
-            ready!(end.0.poll_held(cx));
+            ready!(end.upload().poll_held(cx));
         }
         let polled = match this.poll_news(cx) {
             Poll::Ready(revoked) => Some(Err(revoked)),
@@ -494,7 +440,7 @@ impl HttpBody for Body {
         match (&mut this.tail, &polled) {
             (Tail::Upload(end), Some(Ok(frame))) => {
                 let count = frame.data_ref().map_or(0, Bytes::len) as u64;
-                let _before = end.0.bytes.fetch_add(count, Ordering::Relaxed);
+                end.upload().took(count);
             }
             (Tail::Exchange(exchange), Some(Ok(frame))) => {
                 exchange.received(frame);

@@ -9,6 +9,10 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::time::Instant;
 
+use super::record::Exchange;
+use crate::policy::CompiledRule;
+use crate::policy::traffic::Timeouts;
+
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// Digits of a `grpc-timeout`, by the protocol.
@@ -92,6 +96,81 @@ pub(in crate::proxy) fn write_grpc_timeout(headers: &mut HeaderMap, left: Durati
     // Even the most that fits is some five million hours.
     let value = HeaderValue::try_from(text).expect("digits and a letter");
     let _before = headers.insert(GRPC_TIMEOUT, value);
+}
+
+/// How long a request and each of its tries may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Until an answer has begun, over all tries.
+    pub(super) head: Option<Deadline>,
+    /// Until it has ended.
+    pub(super) whole: Option<Deadline>,
+    /// The same two of each try.
+    try_head: Option<Duration>,
+    try_whole: Option<Duration>,
+    /// Without a byte of the answer.
+    pub(super) idle: Option<Duration>,
+}
+
+impl Limits {
+    pub(super) fn new(
+        rule: Option<&CompiledRule>,
+        policy: &Timeouts,
+        headers: &HeaderMap,
+        exchange: &Exchange,
+    ) -> Self {
+        let now = exchange.started();
+        let route = rule.map(|rule| rule.timeouts).unwrap_or_default();
+        let client = exchange.deadline(headers);
+        let whole = Deadline::earliest([route.request, policy.stream], now);
+        let given = |limit: Option<Duration>| limit.filter(|limit| !limit.is_zero());
+        Self {
+            head: until_answered(rule, Some(policy), headers, exchange),
+            whole: earlier(whole, client),
+            try_head: given(route.backend_request.or(policy.per_try)),
+            try_whole: given(route.backend_request),
+            idle: policy.idle,
+        }
+    }
+
+    /// Until when a try must have an answer.
+    pub(super) fn head_of_try(&self, begun: Instant) -> Option<Deadline> {
+        earlier(
+            self.try_head
+                .and_then(|after| Deadline::after(after, begun)),
+            self.head,
+        )
+    }
+
+    /// Until when a try must have all of its answer.
+    pub(super) fn whole_of_try(&self, begun: Instant) -> Option<Deadline> {
+        earlier(
+            self.try_whole
+                .and_then(|after| Deadline::after(after, begun)),
+            self.whole,
+        )
+    }
+}
+
+/// Until when a request must be answered, from the time when its head was read. A deadline of
+/// the client's that has passed is one, unlike a limit of zero.
+pub(super) fn until_answered(
+    rule: Option<&CompiledRule>,
+    policy: Option<&Timeouts>,
+    headers: &HeaderMap,
+    exchange: &Exchange,
+) -> Option<Deadline> {
+    let route = rule.and_then(|rule| rule.timeouts.request);
+    let request = route.or_else(|| policy?.request);
+    let limit = Deadline::earliest([request], exchange.started());
+    earlier(limit, exchange.deadline(headers))
+}
+
+fn earlier(one: Option<Deadline>, other: Option<Deadline>) -> Option<Deadline> {
+    match one {
+        Some(one) => Some(one.or_earlier(other)),
+        None => other,
+    }
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ use http_body::Body as _;
 
 use super::authn::since_1970;
 use super::body::Body;
+use super::deadline::until_answered;
 use super::external::count_globally;
 use super::filter::grpc_web::{self, Decoded, Encoded, Encoding};
 use super::filter::session::{Endpoint, Scope, Token};
@@ -32,7 +33,7 @@ use super::reason::{FAIRLEAD_RETRIES, Reason, ReasonKind};
 use super::record::Exchange;
 use super::reply::reply;
 use super::timed::in_time;
-use super::tries::{Target, until_answered};
+use super::tries::Target;
 use super::upstream::{self, Sent};
 use crate::model::{NamespacedName, normal_path};
 use crate::policy::traffic::TrafficSettings;

@@ -41,6 +41,7 @@ mod strict;
 mod switched;
 mod timed;
 mod tries;
+mod upload;
 mod upstream;
 
 pub(super) use self::authn::Keys;

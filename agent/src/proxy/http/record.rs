@@ -12,12 +12,13 @@ use http::{HeaderMap, HeaderValue, Method, Uri, Version, response};
 use http_body::Frame;
 use tokio::time::Instant;
 
-use super::body::{BodyError, Upload};
+use super::body::BodyError;
 use super::deadline::{Deadline, grpc_timeout};
 use super::guard::Guard;
 use super::load::Load;
 use super::reason::{Reason, ReasonKind};
 use super::reply;
+use super::upload::Upload;
 use crate::flow::{EndedRequest, FlowProtocol, FlowSender, RequestFlow, Tapped, Verdict};
 use crate::proxy::account::{Account, InFlight};
 use crate::proxy::outcome::Outcome;

@@ -6,16 +6,17 @@
 //!  └────────────── wait ◄── plan, budget ◄────────────┘
 //! ```
 
+use std::convert::identity;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use http::Request;
 use http::request::Parts;
-use http::{HeaderMap, Request};
 use http_body::Body as _;
 use tokio::time::{Instant, timeout_at};
 
 use super::body::{Body, BodyError};
-use super::deadline::{Deadline, write_grpc_timeout};
+use super::deadline::{Deadline, Limits, write_grpc_timeout};
 use super::forward::{Refused, ServicePort};
 use super::lease::Limited;
 use super::load::Load;
@@ -28,7 +29,7 @@ use super::session::unanswered;
 use super::timed::{Timed, TimedOut};
 use super::upstream::{self, Exit, Failed, Sent, Why};
 use crate::policy::balance::{Ask, Balancer, Picked, Refusal, RetryGuard, hash_of};
-use crate::policy::traffic::{Timeouts, TrafficSettings};
+use crate::policy::traffic::TrafficSettings;
 use crate::policy::{CompiledRule, Table};
 use crate::proxy::account::{Account, Held};
 use crate::proxy::outcome::Outcome;
@@ -43,20 +44,6 @@ pub(super) struct Target<'a> {
     /// The endpoint of the client's session.
     pub(super) kept: Option<SocketAddr>,
     pub(super) version: upstream::Version,
-}
-
-/// How long a request and each of its tries may take.
-#[derive(Clone, Copy, Debug)]
-struct Limits {
-    /// Until an answer has begun, over all tries.
-    head: Option<Deadline>,
-    /// Until it has ended.
-    whole: Option<Deadline>,
-    /// The same two of each try.
-    try_head: Option<Duration>,
-    try_whole: Option<Duration>,
-    /// Without a byte of the answer.
-    idle: Option<Duration>,
 }
 
 /// A request that may be needed again.
@@ -212,9 +199,10 @@ impl Tries<'_> {
                 let load = Load::answered(picked, guard, &sent.response, grpc, latency);
                 exchange.load = Some(load);
                 if sent.upgrade.is_none() {
-                    sent.response = sent
-                        .response
-                        .map(|body| self.limits.of_body(body, begun, grpc));
+                    let (whole, idle) = (self.limits.whole_of_try(begun), self.limits.idle);
+                    let timed = |body| Timed::new(body, whole, idle, grpc);
+                    let timed = |body| timed(body).map_or_else(identity, Body::timed);
+                    sent.response = sent.response.map(timed);
                 }
                 Ok((sent, address))
             }
@@ -252,7 +240,7 @@ impl Tries<'_> {
             Ok(Err(Unanswered::Failed(failed))) => {
                 (Failure::At(address, failed.why), failed.request)
             }
-            Err(_elapsed) => (self.limits.passed(address, until), None),
+            Err(_elapsed) => (Failure::passed(&self.limits, address, until), None),
         };
         failure.sample(&picked, begun);
         Tried::Failed { failure, request }
@@ -408,6 +396,15 @@ impl Tried {
 }
 
 impl Failure {
+    /// Which of the two limits it was that has passed.
+    fn passed(limits: &Limits, address: SocketAddr, until: Option<Deadline>) -> Self {
+        let after = until.map(|until| until.after).unwrap_or_default();
+        if limits.head.is_some_and(|head| Some(head) == until) {
+            return Self::Final(timed_out(after));
+        }
+        Self::TimedOut(address, after)
+    }
+
     /// Tells the balancer how the endpoint did.
     fn sample(&self, picked: &Picked, begun: Instant) {
         let why = match self {
@@ -487,86 +484,9 @@ impl Source {
     }
 }
 
-impl Limits {
-    fn new(
-        rule: Option<&CompiledRule>,
-        policy: &Timeouts,
-        headers: &HeaderMap,
-        exchange: &Exchange,
-    ) -> Self {
-        let now = exchange.started();
-        let route = rule.map(|rule| rule.timeouts).unwrap_or_default();
-        let client = exchange.deadline(headers);
-        let whole = Deadline::earliest([route.request, policy.stream], now);
-        let given = |limit: Option<Duration>| limit.filter(|limit| !limit.is_zero());
-        Self {
-            head: until_answered(rule, Some(policy), headers, exchange),
-            whole: earlier(whole, client),
-            try_head: given(route.backend_request.or(policy.per_try)),
-            try_whole: given(route.backend_request),
-            idle: policy.idle,
-        }
-    }
-
-    /// Until when a try must have an answer.
-    fn head_of_try(&self, begun: Instant) -> Option<Deadline> {
-        earlier(
-            self.try_head
-                .and_then(|after| Deadline::after(after, begun)),
-            self.head,
-        )
-    }
-
-    /// Until when a try must have all of its answer.
-    fn whole_of_try(&self, begun: Instant) -> Option<Deadline> {
-        earlier(
-            self.try_whole
-                .and_then(|after| Deadline::after(after, begun)),
-            self.whole,
-        )
-    }
-
-    /// Which of the two it was that has passed.
-    fn passed(&self, address: SocketAddr, until: Option<Deadline>) -> Failure {
-        let after = until.map(|until| until.after).unwrap_or_default();
-        if self.head.is_some_and(|head| Some(head) == until) {
-            return Failure::Final(timed_out(after));
-        }
-        Failure::TimedOut(address, after)
-    }
-
-    fn of_body(&self, body: Body, begun: Instant, grpc: bool) -> Body {
-        match Timed::new(body, self.whole_of_try(begun), self.idle, grpc) {
-            Ok(timed) => Body::timed(timed),
-            Err(body) => body,
-        }
-    }
-}
-
 impl Reserve for Held {
     fn grow(&mut self, bytes: usize) -> bool {
         Held::grow(self, bytes)
-    }
-}
-
-/// Until when a request must be answered, from the time when its head was read. A deadline of
-/// the client's that has passed is one, unlike a limit of zero.
-pub(super) fn until_answered(
-    rule: Option<&CompiledRule>,
-    policy: Option<&Timeouts>,
-    headers: &HeaderMap,
-    exchange: &Exchange,
-) -> Option<Deadline> {
-    let route = rule.and_then(|rule| rule.timeouts.request);
-    let request = route.or_else(|| policy?.request);
-    let limit = Deadline::earliest([request], exchange.started());
-    earlier(limit, exchange.deadline(headers))
-}
-
-fn earlier(one: Option<Deadline>, other: Option<Deadline>) -> Option<Deadline> {
-    match one {
-        Some(one) => Some(one.or_earlier(other)),
-        None => other,
     }
 }
 

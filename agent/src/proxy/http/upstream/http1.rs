@@ -21,8 +21,9 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 
 use super::{Exit, Failed, Sent, Upstreams, Why};
-use crate::proxy::http::body::{Body, BodyError, Upload};
+use crate::proxy::http::body::{Body, BodyError};
 use crate::proxy::http::io::{Io, Meter};
+use crate::proxy::http::upload::Upload;
 use crate::proxy::reach::Reached;
 use crate::proxy::tunnel::Under;
 
