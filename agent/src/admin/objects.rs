@@ -283,6 +283,9 @@ fn mesh_policy(policy: &MeshPolicy) -> Object {
     for (port, mode) in &policy.port_mtls {
         action = format!("{action}, {mode} on {port}");
     }
+    if let Some(log) = policy.access_log {
+        action = format!("{action}, access log {log}");
+    }
     Object::Policy(PolicyRow {
         policy: "MeshPolicy".to_owned(),
         namespace: policy.name.namespace.to_string(),

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use tracing_subscriber::filter::EnvFilter;
 
 use crate::cluster::kube::Access;
+use crate::flow::AccessLogTo;
 
 /// Where objects come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +52,22 @@ impl FromStr for KubeletArg {
             "none" => Ok(Self::None),
             path if path.starts_with('/') => Ok(Self::Cgroup(path.into())),
             _ => Err("expected the path of a cgroup, or none".to_owned()),
+        }
+    }
+}
+
+/// Where the access log goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessLogArg(pub AccessLogTo);
+
+impl FromStr for AccessLogArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "stdout" => Ok(Self(AccessLogTo::Stdout)),
+            path if path.starts_with('/') => Ok(Self(AccessLogTo::File(path.into()))),
+            _ => Err("expected stdout, or the path of a file".to_owned()),
         }
     }
 }
@@ -230,6 +247,15 @@ pub struct AgentArgs {
         value_name = "HEADER,…"
     )]
     pub tap_redact: Vec<String>,
+    /// Where the access log goes, of which MeshPolicies say what is in it: stdout, or a file,
+    /// which is made anew where it was moved away.
+    #[arg(
+        long,
+        env = "FAIRLEAD_ACCESS_LOG",
+        default_value = "stdout",
+        value_name = "stdout|FILE"
+    )]
+    pub access_log: AccessLogArg,
     /// How many threads carry connections; as many as there are cores where not given.
     #[arg(long, env = "FAIRLEAD_WORKERS", value_name = "N")]
     pub workers: Option<usize>,

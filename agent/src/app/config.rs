@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use super::args::{AgentArgs, KernelArgs, KubeArgs, KubeletArg, SourceArg};
 use crate::cluster::kube::Access;
-use crate::flow::Redaction;
+use crate::flow::{AccessLogTo, Redaction};
 use crate::model::{NodeName, TrustDomain};
 use crate::state::ObjectKind;
 use crate::{cluster, cni, identity, proxy, redirect};
@@ -32,6 +32,7 @@ pub(super) struct AgentConfig {
     pub(super) metrics_addr: SocketAddr,
     pub(super) flows_kept: usize,
     pub(super) redaction: Redaction,
+    pub(super) access_log: AccessLogTo,
     pub(super) drain: Duration,
     pub(super) replace: bool,
 }
@@ -83,6 +84,7 @@ impl AgentConfig {
             metrics_addr: args.metrics_addr,
             flows_kept: args.flows_kept,
             redaction: Redaction::new(&args.tap_redact),
+            access_log: args.access_log.0,
             drain: args.drain,
             replace: args.replace,
             node,
@@ -105,6 +107,7 @@ impl AgentConfig {
             metrics_addr = %config.metrics_addr,
             flows_kept = config.flows_kept,
             redaction = ?config.redaction,
+            access_log = ?config.access_log,
             connections_per_pod = config.proxy.connections_per_pod,
             requests_per_pod = config.proxy.requests_per_pod,
             pod_turn = ?config.proxy.turn,

@@ -29,12 +29,14 @@ pub use ca_args::{AuthenticateArg, BundleArg, CaArgs, RootArg};
 pub use tools::{check, cleanup, cni_plugin, lint, stay, uninstall_cni};
 
 use std::sync::Arc;
+use std::thread;
 
+use anyhow::Context as _;
 use jiff::Timestamp;
 use tokio::runtime::Builder;
 use tokio::time::Instant;
 
-use crate::flow::{FlowHub, FlowMetrics, queue};
+use crate::flow::{AccessLog, FlowHub, FlowMetrics, queue};
 use crate::proxy::Proxy;
 use crate::redirect::{self, Redirector};
 use crate::{cluster, identity};
@@ -120,7 +122,13 @@ async fn agent(config: AgentConfig) -> anyhow::Result<()> {
         tasks.start("kernel events", records);
     }
     let (hub, flows) = FlowHub::new(records, config.flows_kept);
-    tasks.keep("flows", hub.redacting(config.redaction).run());
+    let to = &config.access_log;
+    let opened = AccessLog::new(tables.clone(), &metrics, to);
+    let (access_log, writer) = opened.with_context(|| format!("--access-log {to:?}"))?;
+    let name = "access-log".to_owned();
+    let _detached = thread::Builder::new().name(name).spawn(|| writer.run())?;
+    let hub = hub.redacting(config.redaction).logging(access_log);
+    tasks.keep("flows", hub.run());
     tasks.keep("metrics", metrics.clone().forget_idle());
 
     // Records to people.

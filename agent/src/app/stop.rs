@@ -29,5 +29,10 @@ pub(super) async fn drain(proxy: &Proxy, flows: &FlowSender, grace: Duration) {
     while flows.waiting() > 0 && Instant::now() < end {
         sleep(LOOK).await;
     }
+    // What the hub has just taken is not with the writer yet.
+    sleep(LOOK).await;
+    while flows.lines_waiting() > 0 && Instant::now() < end {
+        sleep(LOOK).await;
+    }
     tracing::info!(cut = flows.open_connections(), "stopped");
 }

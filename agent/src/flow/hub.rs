@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::broadcast;
 
+use super::access::AccessLog;
 use super::event::FlowEvent;
 use super::filter::Filter;
 use super::recent::RequestRing;
@@ -27,6 +28,7 @@ pub struct FlowHub {
     receiver: FlowReceiver,
     flows: Flows,
     redaction: Redaction,
+    access: Option<AccessLog>,
 }
 
 /// Reads what the hub has. A clone reads the same.
@@ -60,6 +62,7 @@ impl FlowHub {
             receiver,
             flows: flows.clone(),
             redaction: Redaction::default(),
+            access: None,
         };
         (hub, flows)
     }
@@ -68,6 +71,13 @@ impl FlowHub {
     #[must_use]
     pub fn redacting(self, redaction: Redaction) -> Self {
         Self { redaction, ..self }
+    }
+
+    /// Hands what policies ask for to the access log.
+    #[must_use]
+    pub fn logging(self, access: AccessLog) -> Self {
+        let access = Some(access);
+        Self { access, ..self }
     }
 
     /// Runs until every sender is gone and the queue is empty.
@@ -82,7 +92,10 @@ impl FlowHub {
         }
     }
 
-    fn push(&self, recorded: Recorded) {
+    fn push(&mut self, recorded: Recorded) {
+        if let Some(access) = &mut self.access {
+            access.offer(&recorded);
+        }
         match recorded {
             Recorded::Connection(event) => self.flows.push_connection(event),
             Recorded::Request(mut request) => {

@@ -10,6 +10,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use super::access::AccessCounts;
 use super::event::{Destination, Direction, FlowEvent, FlowProtocol, Source, TlsState};
 use super::marks::Marks;
 use super::requests::RequestMetrics;
@@ -64,6 +65,7 @@ pub struct FlowMetrics {
     pub(super) open: Gauge,
     pub(super) requests: RequestMetrics,
     pub(super) marks: Marks,
+    pub(super) access: AccessCounts,
 }
 
 impl FlowMetrics {
@@ -99,6 +101,7 @@ impl FlowMetrics {
         );
         registry.register_collector(Box::new(self.requests.clone()));
         self.marks.register(registry);
+        self.access.register(registry);
     }
 
     /// The counters of one label set, which stays as long as somebody holds them.

@@ -9,11 +9,12 @@
 //! FlowSender::opened ─► OpenFlow ─ close(event) ─┐            ┌─► ring of the last N
 //! FlowSender::record(event)  (never opened) ─────┼─► FlowHub ─┴─► followers
 //! FlowSender::requests ─► RequestFlow::record ───┘
-//!        └─► metrics
+//!        └─► metrics           FlowHub ─► AccessLog ─► a thread that writes lines
 //! ```
 //! A request is kept as what differs from the one before it on its connection; the
 //! [`FlowEvent`] is made for those who ask.
 
+mod access;
 mod event;
 mod filter;
 mod hub;
@@ -30,6 +31,7 @@ mod tap;
 pub(crate) mod tests;
 mod text;
 
+pub use access::{AccessLog, AccessLogTo, AccessLogWriter};
 pub use event::{
     Destination, Direction, FlowEvent, FlowProtocol, HttpFlow, KernelStats, Source, TlsState,
     Verdict,

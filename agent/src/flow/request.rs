@@ -16,6 +16,7 @@ use super::requests::RequestSeries;
 use super::sender::FlowSender;
 use super::tap::Tapped;
 use super::text;
+use crate::policy::Ended;
 
 /// What all requests of one connection to one server have in common.
 #[derive(Clone, Debug)]
@@ -169,6 +170,15 @@ pub(super) struct RequestRecord {
 }
 
 impl RequestRecord {
+    /// How it ended, as far as it matters to the access log.
+    pub(super) fn ended(&self) -> Ended {
+        Ended {
+            forwarded: self.verdict == Verdict::Forwarded,
+            status: Some(self.status),
+            grpc_status: self.grpc_status,
+        }
+    }
+
     pub(super) fn event(&self) -> FlowEvent {
         let ends = &*self.ends;
         FlowEvent {

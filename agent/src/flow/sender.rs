@@ -151,6 +151,11 @@ impl FlowSender {
         self.queue.max_capacity() - self.queue.capacity()
     }
 
+    /// How many lines of the access log are still to be written.
+    pub fn lines_waiting(&self) -> usize {
+        self.metrics.access.waiting()
+    }
+
     fn enqueue(&self, event: FlowEvent) {
         self.metrics.marks.count(&event.audit);
         self.send(Recorded::Connection(Box::new(event)));

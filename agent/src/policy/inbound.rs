@@ -1,7 +1,8 @@
-//! Everything that decides on connections to one pod.
+//! Everything that policies say of one pod: who may connect to it, and what is written of it.
 
 use std::sync::Arc;
 
+use super::access_log::AccessLog;
 use super::authorization::{
     Admission, Authorization, Compiled, Decision, DenyReason, PathUse, Permission, Request,
 };
@@ -23,6 +24,7 @@ pub struct InboundPolicy {
     jwt: Vec<Arc<JwtProvider>>,
     /// A policy about tokens that could not be understood.
     jwt_invalid: Option<Arc<str>>,
+    access_log: AccessLog,
 }
 
 impl InboundPolicy {
@@ -36,6 +38,7 @@ impl InboundPolicy {
             authorization,
             jwt: mesh.iter().flat_map(|policy| policy.jwt.clone()).collect(),
             jwt_invalid: invalid.map(|policy| policy.name.to_string().into()),
+            access_log: AccessLog::new(mesh),
         }
     }
 
@@ -48,6 +51,7 @@ impl InboundPolicy {
             paths: PathUse::default(),
             jwt: Vec::new(),
             jwt_invalid: None,
+            access_log: AccessLog::default(),
         }
     }
 
@@ -117,6 +121,11 @@ impl InboundPolicy {
     /// Whose tokens its requests may carry.
     pub fn jwt(&self) -> &[Arc<JwtProvider>] {
         &self.jwt
+    }
+
+    /// What is written of its requests and connections, in either direction.
+    pub fn access_log(&self) -> &AccessLog {
+        &self.access_log
     }
 
     /// What the paths of its requests are for.

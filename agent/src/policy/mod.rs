@@ -8,6 +8,7 @@
 //! Invariant: what was not understood denies. A missing identity never satisfies
 //! an ALLOW that speaks of identities, not even of those that it excludes.
 
+mod access_log;
 mod authorization;
 pub mod balance;
 mod explain;
@@ -31,6 +32,7 @@ mod values;
 #[cfg(test)]
 mod tests;
 
+pub use access_log::{AccessLog, Ended};
 pub use authorization::{Admission, Decision, DenyReason, PathUse, Permission, Request};
 pub use explain_traffic::describe_traffic;
 pub use explanation::{

@@ -21,7 +21,7 @@ pub(super) struct Mtls {
 }
 
 /// How narrowly a policy selects; the narrowest that says something decides.
-const LEVELS: [fn(&PolicyScope) -> bool; 3] = [
+pub(super) const LEVELS: [fn(&PolicyScope) -> bool; 3] = [
     |scope| match scope {
         PolicyScope::Pods(selector) => !selector.0.is_empty(),
         PolicyScope::Services(_) => true,

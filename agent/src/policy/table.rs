@@ -7,6 +7,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 
+use super::access_log::AccessLog;
 use super::authorization::Compiled;
 use super::http::{ConnectionRoutes, OfPort, RouteTable, Routes};
 use super::inbound::InboundPolicy;
@@ -97,6 +98,18 @@ impl Table {
             Some(pod) => Arc::new(self.compile_pod(pod)),
             None => Arc::clone(&self.unknown),
         }
+    }
+
+    /// What is written of the requests and connections of a pod of this table's node; `None`
+    /// of any other.
+    pub fn access_log(&self, pod: &NamespacedName) -> Option<&AccessLog> {
+        self.inbound.get(pod).map(|policy| policy.access_log())
+    }
+
+    /// Some policy says that something is written of something.
+    pub fn has_access_log(&self) -> bool {
+        let mut policies = self.snapshot.mesh_policies.values();
+        policies.any(|policy| policy.access_log.is_some_and(|log| log.is_on()))
     }
 
     /// The routes of requests to a Service's port, as clients of a namespace see them.

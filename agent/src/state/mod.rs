@@ -4,6 +4,7 @@
 //! [`Snapshot`]s, each an O(1) copy of the one before with O(log n) of change.
 //! Nothing here does I/O, reads a clock or knows where objects come from.
 
+mod access_log;
 mod change;
 mod claims;
 mod derive;
@@ -30,6 +31,7 @@ pub(crate) mod fixtures;
 #[cfg(test)]
 mod tests;
 
+pub use access_log::{AccessLog, AccessLogMode};
 pub use change::{Change, Object, ObjectKey, ObjectKind, Origin};
 pub use dict::Dict;
 pub use exposed::{Exposed, is_local};

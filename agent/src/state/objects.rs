@@ -9,6 +9,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::access_log::AccessLog;
 use super::dict::Dict;
 use super::external::ExternalProvider;
 use super::jwt::JwtProvider;
@@ -402,6 +403,8 @@ pub struct MeshPolicy {
     /// `spec.jwt` was not understood, or something that may have been meant to be it: such
     /// a policy denies everything that it selects.
     pub jwt_invalid: bool,
+    /// `spec.accessLog`; `None` inherits from the wider scope.
+    pub access_log: Option<AccessLog>,
     /// `metadata.generation`: counts the changes of its spec; 0 where the source gives none.
     pub generation: i64,
     /// What of it was not understood. Such a policy is STRICT for what it selects.

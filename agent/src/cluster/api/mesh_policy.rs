@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::schema;
 use super::selection::{Selector, TargetRef};
 use super::status::PolicyStatus;
+use super::traffic_schema;
 
 /// How the workloads that it selects take part in the mesh.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, CustomResource, JsonSchema)]
@@ -45,6 +46,46 @@ pub struct MeshPolicySpec {
     /// Tokens of end users. The providers of all policies that select a workload count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jwt: Option<Jwt>,
+    /// What the agents write of requests and connections of these workloads, in either
+    /// direction, as lines of JSON. Of several policies the narrowest that has this field
+    /// counts, and of those of one width each. Where none has it, nothing is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_log: Option<AccessLog>,
+}
+
+/// What is written to the access log.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend(
+    "x-kubernetes-validations" = schema::rules(&[&schema::STATUS_OF_ERRORS, &schema::PART_OF_SOME])
+))]
+pub struct AccessLog {
+    /// ALL, where it is left out; ERRORS: answers from minStatus on, statuses of gRPC that are
+    /// not OK, requests that got no answer, whatever was refused or broke off; or NONE.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "AccessLogMode")]
+    pub mode: Option<AccessLogMode>,
+    /// From which status on an answer is an error, with ERRORS. 400 to 599, 400 where it is
+    /// left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 400, max = 599))]
+    pub min_status: Option<u16>,
+    /// How many of them, in percent, such as 0.1. All where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "traffic_schema::percent")]
+    pub percent: Option<f64>,
+}
+
+/// What is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum AccessLogMode {
+    /// Each request and connection.
+    All,
+    /// Those that went wrong.
+    Errors,
+    /// Nothing.
+    None,
 }
 
 /// Tokens of end users. A request with a bad token is refused; one without a token goes

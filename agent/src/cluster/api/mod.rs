@@ -24,7 +24,9 @@ pub use authorization_policy::{
     Action, AuthorizationPolicy, AuthorizationPolicySpec, Destination, Operation, Origin, Rule,
     Source,
 };
-pub use mesh_policy::{MeshPolicy, MeshPolicySpec, Mtls, MtlsMode, PortMtls};
+pub use mesh_policy::{
+    AccessLog, AccessLogMode, MeshPolicy, MeshPolicySpec, Mtls, MtlsMode, PortMtls,
+};
 pub use selection::{Selector, TargetKind, TargetRef};
 pub use status::{Condition, ConditionStatus, PolicyStatus};
 pub use traffic_policy::{

@@ -35,6 +35,18 @@ pub(super) const SOME_VALUES: Rule = Rule {
     message: "values or notValues must be given",
 };
 
+/// Of an access log.
+pub(super) const STATUS_OF_ERRORS: Rule = Rule {
+    rule: "!has(self.minStatus) || (has(self.mode) && self.mode == 'ERRORS')",
+    message: "minStatus has a meaning with ERRORS only",
+};
+
+/// Of an access log.
+pub(super) const PART_OF_SOME: Rule = Rule {
+    rule: "!has(self.percent) || !has(self.mode) || self.mode != 'NONE'",
+    message: "there is no part of NONE",
+};
+
 /// Of an issuer of tokens.
 pub(super) const ONE_KEY_SET: Rule = Rule {
     rule: "has(self.jwks) != has(self.jwksUri)",

@@ -1,5 +1,6 @@
 //! Kubernetes objects to objects of the state: the one conversion of all sources.
 
+mod access_log;
 mod converted;
 mod grant;
 mod jwt;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::access_log;
 use super::jwt;
 use super::provider;
 use super::reader::{self, Reader};
@@ -91,6 +92,7 @@ pub(super) fn mesh(converted: &mut Converted, value: &Value, alien: Option<Field
     let mut mtls = None;
     let mut port_mtls = BTreeMap::new();
     let mut jwt = Vec::new();
+    let mut access_log = None;
     // One of Istio's kind says nothing of tokens, in whichever version.
     let speaks_of_tokens = converted.kind != "PeerAuthentication";
     let mut scope = Scope {
@@ -101,12 +103,13 @@ pub(super) fn mesh(converted: &mut Converted, value: &Value, alien: Option<Field
         &mut reader,
         value,
         alien,
-        &["selector", "targetRefs", "mtls", "jwt"],
+        &["selector", "targetRefs", "mtls", "jwt", "accessLog"],
     ) {
         match key {
             "selector" => scope.selector(&mut reader, value, &path),
             "targetRefs" => scope.targets(&mut reader, value, &path, &name.namespace),
             "jwt" => jwt = jwt::read(&mut reader, value, &path),
+            "accessLog" => access_log = access_log::read(&mut reader, value, &path),
             _ => {
                 for (key, value, path) in reader.fields(value, &path, &["mode", "ports"]) {
                     match key {
@@ -125,6 +128,7 @@ pub(super) fn mesh(converted: &mut Converted, value: &Value, alien: Option<Field
         mtls,
         port_mtls,
         jwt,
+        access_log,
         jwt_invalid: speaks_of_tokens && problems.any(|problem| may_hide_tokens(&problem.field)),
         generation: generation(value),
         invalid: invalid(&reader),
@@ -140,7 +144,7 @@ fn may_hide_tokens(field: &FieldPath) -> bool {
     let [Segment::Key(spec), Segment::Key(part), ..] = &field.0[..] else {
         return true;
     };
-    spec != "spec" || !["mtls", "selector", "targetRefs"].contains(&part.as_str())
+    spec != "spec" || !["mtls", "selector", "targetRefs", "accessLog"].contains(&part.as_str())
 }
 
 /// Its name. A policy without a proper one gets one, so that it can deny. One of a

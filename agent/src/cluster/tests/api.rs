@@ -324,6 +324,14 @@ fn what_both_take_of_a_mesh_policy() {
             "clockSkew": "30s",
         })),
     );
+    for log in [
+        json!({}),
+        json!({"mode": "ALL", "percent": 0.5}),
+        json!({"mode": "ERRORS", "minStatus": 500, "percent": 100}),
+        json!({"mode": "NONE"}),
+    ] {
+        taken(kind, json!({"accessLog": log}));
+    }
     let ports = json!({"1": {"mode": "PERMISSIVE"}, "65535": {"mode": "STRICT"}});
     taken(kind, json!({"mtls": {"mode": "STRICT", "ports": ports}}));
 }
@@ -476,6 +484,17 @@ fn what_both_refuse_of_a_mesh_policy() {
         ("clockSkew", json!("a minute")),
     ] {
         refused(kind, jwt(&with(json!({"jwksUri": uri}), field, wrong)));
+    }
+    for log in [
+        json!([]),
+        json!({"mode": "ON"}),
+        json!({"mode": "ERRORS", "minStatus": 200}),
+        json!({"mode": "ALL", "minStatus": 500}),
+        json!({"minStatus": 500}),
+        json!({"mode": "NONE", "percent": 1}),
+        json!({"percent": 101}),
+    ] {
+        refused(kind, json!({"accessLog": log}));
     }
     refused(kind, json!({"mtls": {"mode": "DISABLE"}}));
     for port in ["0", "65536", "-1", "http"] {

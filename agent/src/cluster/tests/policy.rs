@@ -474,6 +474,10 @@ fn mesh_policies_that_are_not_understood_are_strict() {
         ),
         ("  mtls: {mod: STRICT}", "spec.mtls.mod: is not known here"),
         (
+            "  accessLog: {modes: ALL}",
+            "spec.accessLog.modes: is not known here",
+        ),
+        (
             "  jwt: {providers: [{issuer: a, jwksUri: 'http://a'}]}\n  targetRefs: []",
             "spec.targetRefs: is empty",
         ),

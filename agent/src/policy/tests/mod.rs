@@ -44,6 +44,7 @@ fn mesh(text: &str, mtls: Option<MtlsMode>, ports: &[(u16, MtlsMode)]) -> MeshPo
         port_mtls: ports.iter().copied().collect(),
         jwt: Vec::new(),
         jwt_invalid: false,
+        access_log: None,
         generation: 0,
         invalid: None,
     }

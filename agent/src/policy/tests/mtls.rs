@@ -1,5 +1,7 @@
 //! MeshPolicies.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::state::fixtures::labels;
 use MtlsMode::{Permissive, Strict};
@@ -142,4 +144,44 @@ fn the_mode_goes_before_rules_and_audit_is_kept() {
     assert_eq!(decision.audit, ["shop/audit#0".into()]);
     let decision = Client::cart().decide(&table, &name("shop/web"));
     assert_eq!(words(&decision), "denied_by_rule shop/deny#0");
+}
+
+#[test]
+fn the_narrowest_policy_that_speaks_of_the_log_decides() {
+    use crate::policy::{AccessLog, Ended};
+    use crate::state::traffic::Share;
+    use crate::state::{AccessLog as Said, AccessLogMode};
+
+    fn says(mode: AccessLogMode, share: u32, policy: MeshPolicy) -> MeshPolicy {
+        let share = Share(share);
+        MeshPolicy {
+            access_log: Some(Said { mode, share }),
+            ..policy
+        }
+    }
+    fn check(policies: &[MeshPolicy], status: u16, expected: bool) {
+        let policies: Vec<_> = policies.iter().cloned().map(Arc::new).collect();
+        let ended = Ended {
+            forwarded: true,
+            status: Some(status),
+            grpc_status: None,
+        };
+        let log = AccessLog::new(&policies);
+        assert_eq!(log.wants(&ended, u64::MAX / 2), expected);
+    }
+    let errors = AccessLogMode::Errors { min_status: 500 };
+    let mesh = says(AccessLogMode::All, 1_000_000, of_mesh(None, &[]));
+    let narrower = [
+        says(errors, 1_000_000, of_namespace(None, &[])),
+        says(AccessLogMode::All, 100_000, of_namespace(None, &[])),
+    ];
+    let silent = of_workload(None, &[]);
+    let none = says(AccessLogMode::None, 1_000_000, of_workload(None, &[]));
+    let [errors, tenth] = narrower;
+    check(&[], 500, false);
+    check(&[mesh.clone(), silent.clone()], 200, true);
+    check(&[mesh.clone(), errors.clone(), tenth.clone()], 200, false);
+    check(&[mesh.clone(), errors.clone(), tenth.clone()], 500, true);
+    check(&[mesh.clone(), tenth, silent], 500, false);
+    check(&[mesh, errors, none], 500, false);
 }

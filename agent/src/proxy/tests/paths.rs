@@ -54,6 +54,7 @@ pub(super) fn strict(server: &str) -> Object {
         port_mtls: std::collections::BTreeMap::new(),
         jwt: Vec::new(),
         jwt_invalid: false,
+        access_log: None,
         generation: 0,
         invalid: None,
     })

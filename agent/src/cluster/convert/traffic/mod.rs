@@ -7,7 +7,7 @@
 
 mod limits;
 mod sections;
-mod values;
+pub(super) mod values;
 
 use std::sync::Arc;
 

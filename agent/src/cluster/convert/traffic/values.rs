@@ -49,7 +49,7 @@ pub(super) fn take<T>(
 }
 
 /// A whole number.
-pub(super) fn number(
+pub(in super::super) fn number(
     reader: &mut Reader,
     value: &Value,
     path: &FieldPath,
@@ -145,7 +145,11 @@ pub(super) fn word<T: Copy>(
 }
 
 /// 0 to 100 percent, in millionths of the whole.
-pub(super) fn share(reader: &mut Reader, value: &Value, path: &FieldPath) -> Option<Share> {
+pub(in super::super) fn share(
+    reader: &mut Reader,
+    value: &Value,
+    path: &FieldPath,
+) -> Option<Share> {
     let percent = value.as_f64().filter(|it| (0.0..=100.0).contains(it));
     let share = percent.map(|percent| {
         #[expect(

@@ -149,6 +149,9 @@ fn effect_of_mesh(policy: &MeshPolicy) -> String {
     if !policy.jwt.is_empty() {
         effect.push_str(", JWT");
     }
+    if let Some(log) = policy.access_log {
+        effect = format!("{effect}, log {log}");
+    }
     effect
 }
 

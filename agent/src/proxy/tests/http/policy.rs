@@ -215,6 +215,7 @@ fn with_jwt(world: &mut World, provider: Arc<JwtProvider>) {
         port_mtls: std::collections::BTreeMap::new(),
         jwt: vec![provider],
         jwt_invalid: false,
+        access_log: None,
         generation: 0,
         invalid: None,
     }));
@@ -507,6 +508,7 @@ async fn a_policy_about_tokens_that_is_not_understood_denies() {
         port_mtls: std::collections::BTreeMap::new(),
         jwt: Vec::new(),
         jwt_invalid: true,
+        access_log: None,
         generation: 0,
         invalid: Some("spec.jwt: no".to_owned()),
     }));
