@@ -277,7 +277,9 @@ impl Table {
             policies: policies
                 .map(|policy| self.step(policy, pod, &request, http))
                 .collect(),
-            asks: http.map_or_else(Vec::new, |http| asks(&policy, &request, http)),
+            asks: http.map_or_else(Vec::new, |http| {
+                asks(self.snapshot(), &policy, &request, http)
+            }),
             decision: unenforced.is_empty().then_some(decision),
             unenforced,
         })

@@ -9,7 +9,7 @@ use super::http::{BackendTarget, CompiledRule, Filter, RequestHead};
 use super::inbound::InboundPolicy;
 use super::request::HttpRequest;
 use super::target::{ExplainError, Target};
-use crate::state::{HeaderChange, PathChange, Redirect, Rewrite, Scheme};
+use crate::state::{HeaderChange, PathChange, Redirect, Rewrite, Scheme, Snapshot};
 
 /// A request that makes sense.
 #[derive(Clone, Debug)]
@@ -80,6 +80,7 @@ impl Asked {
 
 /// What a server asks of a request beside its rules: a token, somebody else's word.
 pub(super) fn asks(
+    snapshot: &Snapshot,
     policy: &InboundPolicy,
     request: &Request<'_>,
     http: &HttpRequest<'_>,
@@ -99,10 +100,10 @@ pub(super) fn asks(
     if policy.authorize_request(request, http).verdict == Permission::Permitted {
         let external = policy.external(request, http).into_iter();
         said.extend(external.map(|(provider, rule)| {
-            let otherwise = if provider.fail_open {
-                "permitted"
-            } else {
-                "refused"
+            let otherwise = match (snapshot.has_provider(&provider), provider.fail_open) {
+                (true, true) => "permitted",
+                (true, false) => "refused",
+                (false, _) => "refused; and there is no such Service",
             };
             format!(
                 "as {rule} says, {}:{} is asked too and decides; without its answer the request \

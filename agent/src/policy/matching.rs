@@ -205,6 +205,14 @@ impl<'a> Subject<'a> {
                 let list = &from.not_namespaces;
                 identity.excluded("notNamespaces", list, namespace, is_namespace)
             })
+            .or_else(|| {
+                let list = &from.service_accounts;
+                identity.listed("serviceAccounts", list, principal, is_principal)
+            })
+            .or_else(|| {
+                let list = &from.not_service_accounts;
+                identity.excluded("notServiceAccounts", list, principal, is_principal)
+            })
             .or_else(|| listed("ipBlocks", &from.ip_blocks, ip))
             .or_else(|| excluded("notIpBlocks", &from.not_ip_blocks, ip))
             .or_else(|| self.end_user_mismatch(from, view))

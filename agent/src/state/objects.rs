@@ -299,6 +299,10 @@ pub struct From {
     pub namespaces: Vec<StringMatch>,
     /// None of these.
     pub not_namespaces: Vec<StringMatch>,
+    /// Service accounts of the client's identity, as the ends of SPIFFE ids.
+    pub service_accounts: Vec<StringMatch>,
+    /// None of these.
+    pub not_service_accounts: Vec<StringMatch>,
     /// Client addresses.
     pub ip_blocks: Vec<IpNet>,
     /// None of these.

@@ -33,6 +33,8 @@ pub struct Writer {
     pub(super) derived: BTreeSet<NamespacedName>,
     pub(super) interner: Interner,
     pub(super) problems: Problems,
+    /// The policies that have each of these Services asked.
+    pub(super) asking: HashMap<NamespacedName, BTreeSet<NamespacedName>>,
     /// The blocks of which external addresses of Services may be.
     pub(super) external_ips: Vec<IpNet>,
 }
@@ -111,6 +113,8 @@ impl Writer {
             Object::AuthorizationPolicy(policy) => {
                 let name = policy.name.clone();
                 let scope = policy.scope.clone();
+                let asked = policy.provider.as_ref();
+                self.note_provider(&name, asked.map(|it| it.service.clone()));
                 let policies = &mut self.snapshot.authorization_policies;
                 if policies.get(&name).is_none_or(|old| **old != policy) {
                     policies.insert(name.clone(), Arc::new(policy));
@@ -150,6 +154,7 @@ impl Writer {
             | ObjectKind::TlsRoute
             | ObjectKind::TcpRoute => self.put_route(key, None),
             ObjectKind::AuthorizationPolicy => {
+                self.note_provider(name, None);
                 self.changed |= self.snapshot.authorization_policies.remove(name).is_some();
                 self.check_targets(key.kind, name.clone(), None);
             }
@@ -309,6 +314,7 @@ impl Writer {
         }
         self.check_routes_of_service(name);
         self.check_traffic_targets_of(name);
+        self.check_asking(name);
     }
 
     fn put_slice(&mut self, name: &NamespacedName, new: Option<EndpointSlice>) {

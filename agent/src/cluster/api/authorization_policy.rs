@@ -141,7 +141,7 @@ pub struct Condition {
     /// The property: `request.headers[NAME]`, `request.auth.claims[NAME]` (of a claim
     /// within another one `[OUTER][INNER]`), request.auth.principal,
     /// request.auth.audiences, request.auth.presenter, source.ip, source.namespace,
-    /// source.principal or destination.port.
+    /// source.principal, source.serviceAccount or destination.port.
     #[schemars(schema_with = "schema::condition_key")]
     pub key: String,
     /// Any of these values. A * as the first or the last character stands for anything.
@@ -185,6 +185,15 @@ pub struct Source {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::names")]
     pub not_namespaces: Option<Vec<String>>,
+    /// Service accounts of the client's identity: NAMESPACE/NAME, or NAME in the namespace of
+    /// the policy. Without wildcards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::service_accounts")]
+    pub service_accounts: Option<Vec<String>>,
+    /// None of these service accounts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::service_accounts")]
+    pub not_service_accounts: Option<Vec<String>>,
     /// Addresses of the client: single ones, or blocks such as `10.0.0.0/8` or
     /// `fd00::/8`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

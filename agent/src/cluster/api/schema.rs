@@ -87,6 +87,10 @@ pub(super) fn principals(_generator: &mut SchemaGenerator) -> Schema {
     ))
 }
 
+pub(super) fn service_accounts(_generator: &mut SchemaGenerator) -> Schema {
+    strings("^([a-z0-9.-]{1,253}/)?[a-z0-9.-]{1,253}$")
+}
+
 pub(super) fn names(_generator: &mut SchemaGenerator) -> Schema {
     strings(NAME)
 }
@@ -128,7 +132,7 @@ pub(super) fn condition_key(_generator: &mut SchemaGenerator) -> Schema {
     let header = r"request\.headers\[[A-Za-z0-9!#$%&'*+.^_`|~-]+\]";
     let claim = r"request\.auth\.claims(\[[^\[\]]+\])+";
     let auth = r"request\.auth\.(principal|audiences|presenter)";
-    let other = r"source\.(ip|namespace|principal)|destination\.port";
+    let other = r"source\.(ip|namespace|principal|serviceAccount)|destination\.port";
     json_schema!({
         "type": "string",
         "pattern": format!("^({header}|{claim}|{auth}|{other})$"),

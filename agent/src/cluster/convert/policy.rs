@@ -64,7 +64,7 @@ pub(super) fn authorization(converted: &mut Converted, value: &Value, alien: Opt
                 Some(given) => dry_run = given,
                 None => reader.report(&path, format!("{value} is neither true nor false")),
             },
-            _ => rules = read_rules(&mut reader, value, &path),
+            _ => rules = read_rules(&mut reader, value, &path, &name.namespace),
         }
     }
     check_custom(&mut reader, action, dry_run, provider.is_some());

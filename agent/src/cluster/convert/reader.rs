@@ -10,8 +10,13 @@ use serde_json::Value;
 use super::{FieldPath, FieldProblem};
 use crate::state::StringMatch;
 
-/// Fields of Istio's that people will try.
-const LATER: [&str; 3] = ["remoteIpBlocks", "notRemoteIpBlocks", "serviceAccounts"];
+/// Fields of Istio's that can't be held here.
+const FORWARDING: [&str; 2] = ["remoteIpBlocks", "notRemoteIpBlocks"];
+
+/// Why not: there is no gateway before a pod that could be trusted to write the header.
+pub(super) const FORWARDED: &str = "is not supported: X-Forwarded-For says what a client wants \
+                                    it to say; source.ip and ipBlocks are the address that \
+                                    connects";
 
 /// Collects the problems of one object.
 #[derive(Debug, Default)]
@@ -45,8 +50,8 @@ impl Reader {
             let path = path.key(key);
             if known.contains(&key.as_str()) {
                 fields.push((key.as_str(), value, path));
-            } else if LATER.contains(&key.as_str()) {
-                self.report(&path, "is not supported yet");
+            } else if FORWARDING.contains(&key.as_str()) {
+                self.report(&path, FORWARDED);
             } else {
                 let known = known.join(", ");
                 self.report(&path, format!("is not known here; known are: {known}"));
@@ -126,6 +131,23 @@ pub(super) fn principal(value: &Value) -> Result<StringMatch, String> {
         id.map_err(|error| format!("can never match: {error}"))?;
     }
     Ok(pattern)
+}
+
+/// A service account, of this namespace where it names none: the end of its identity.
+pub(super) fn service_account(value: &Value, namespace: &str) -> Result<StringMatch, String> {
+    let text = value.as_str().unwrap_or_default();
+    let (namespace, name) = text.split_once('/').unwrap_or((namespace, text));
+    let is_name = |name: &str| {
+        let proper = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b);
+        !name.is_empty() && name.len() <= 253 && name.bytes().all(proper)
+    };
+    if is_name(namespace) && is_name(name) {
+        Ok(StringMatch::Suffix(format!("/ns/{namespace}/sa/{name}")))
+    } else {
+        Err(format!(
+            "{value} is no service account: NAMESPACE/NAME or NAME, without wildcards"
+        ))
+    }
 }
 
 fn pattern(text: &str) -> Result<StringMatch, String> {

@@ -12,7 +12,13 @@ use crate::state::{
     Condition, From, PathPart, PathPattern, PathTemplate, Rule, StringMatch, Test, To, Values,
 };
 
-pub(super) fn read_rules(reader: &mut Reader, value: &Value, path: &FieldPath) -> Vec<Rule> {
+/// Reads `spec.rules` of a policy of this namespace.
+pub(super) fn read_rules(
+    reader: &mut Reader,
+    value: &Value,
+    path: &FieldPath,
+    namespace: &str,
+) -> Vec<Rule> {
     // No rules at all is a policy of its own: an ALLOW that permits nothing.
     if value.as_array().is_some_and(Vec::is_empty) {
         return Vec::new();
@@ -25,7 +31,7 @@ pub(super) fn read_rules(reader: &mut Reader, value: &Value, path: &FieldPath) -
                 "from" => ("source", true),
                 "to" => ("operation", false),
                 _ => {
-                    rule.when = read_conditions(reader, value, &path);
+                    rule.when = read_conditions(reader, value, &path, namespace);
                     continue;
                 }
             };
@@ -34,7 +40,7 @@ pub(super) fn read_rules(reader: &mut Reader, value: &Value, path: &FieldPath) -
                     continue;
                 };
                 if is_from {
-                    rule.from.push(read_source(reader, value, &path));
+                    rule.from.push(read_source(reader, value, &path, namespace));
                 } else {
                     rule.to.push(read_operation(reader, value, &path));
                 }
@@ -45,17 +51,20 @@ pub(super) fn read_rules(reader: &mut Reader, value: &Value, path: &FieldPath) -
     rules
 }
 
-fn read_source(reader: &mut Reader, value: &Value, path: &FieldPath) -> From {
+fn read_source(reader: &mut Reader, value: &Value, path: &FieldPath, namespace: &str) -> From {
     let known = [
         "principals",
         "notPrincipals",
         "namespaces",
         "notNamespaces",
+        "serviceAccounts",
+        "notServiceAccounts",
         "ipBlocks",
         "notIpBlocks",
         "requestPrincipals",
         "notRequestPrincipals",
     ];
+    let account = |value: &Value| reader::service_account(value, namespace);
     let mut from = From::default();
     for (key, value, path) in reader.fields(value, path, &known) {
         match key {
@@ -65,6 +74,8 @@ fn read_source(reader: &mut Reader, value: &Value, path: &FieldPath) -> From {
             "notNamespaces" => {
                 from.not_namespaces = reader.list(value, &path, reader::string_match);
             }
+            "serviceAccounts" => from.service_accounts = reader.list(value, &path, account),
+            "notServiceAccounts" => from.not_service_accounts = reader.list(value, &path, account),
             "ipBlocks" => from.ip_blocks = reader.list(value, &path, reader::block),
             "notIpBlocks" => from.not_ip_blocks = reader.list(value, &path, reader::block),
             "requestPrincipals" => {
@@ -104,7 +115,12 @@ fn read_operation(reader: &mut Reader, value: &Value, path: &FieldPath) -> To {
 }
 
 /// All of them must match.
-fn read_conditions(reader: &mut Reader, value: &Value, path: &FieldPath) -> Vec<Condition> {
+fn read_conditions(
+    reader: &mut Reader,
+    value: &Value,
+    path: &FieldPath,
+    namespace: &str,
+) -> Vec<Condition> {
     let mut conditions = Vec::new();
     for (value, path) in reader.items(value, path) {
         let mut key = None;
@@ -122,7 +138,7 @@ fn read_conditions(reader: &mut Reader, value: &Value, path: &FieldPath) -> Vec<
         match key {
             Some((key, key_path)) => {
                 let mut lists = Lists { reader, given };
-                match read_test(&mut lists, key) {
+                match read_test(&mut lists, key, namespace) {
                     Ok(test) => conditions.push(Condition {
                         key: key.into(),
                         test,
@@ -161,7 +177,7 @@ impl Lists<'_, '_> {
     }
 }
 
-fn read_test(lists: &mut Lists<'_, '_>, key: &str) -> Result<Test, String> {
+fn read_test(lists: &mut Lists<'_, '_>, key: &str, namespace: &str) -> Result<Test, String> {
     let source = |from| Ok(Test::Source(Box::new(from)));
     match key {
         "source.ip" => {
@@ -188,6 +204,15 @@ fn read_test(lists: &mut Lists<'_, '_>, key: &str) -> Result<Test, String> {
                 ..From::default()
             })
         }
+        "source.serviceAccount" => {
+            let account = |value: &Value| reader::service_account(value, namespace);
+            let [service_accounts, not_service_accounts] = lists.read(account);
+            source(From {
+                service_accounts,
+                not_service_accounts,
+                ..From::default()
+            })
+        }
         "request.auth.principal" => {
             let [request_principals, not_request_principals] = lists.read(reader::string_match);
             source(From {
@@ -206,6 +231,7 @@ fn read_test(lists: &mut Lists<'_, '_>, key: &str) -> Result<Test, String> {
         }
         "request.auth.audiences" => Ok(claim(&["aud"], lists)),
         "request.auth.presenter" => Ok(claim(&["azp"], lists)),
+        "remote.ip" => Err(reader::FORWARDED.to_owned()),
         _ => {
             if let Some(name) = key.strip_prefix("request.headers") {
                 let name = header_name(name)?;
@@ -222,7 +248,8 @@ fn read_test(lists: &mut Lists<'_, '_>, key: &str) -> Result<Test, String> {
 const UNKNOWN_KEY: &str = "is not known; known are: request.headers[NAME], \
                            request.auth.claims[NAME]..., request.auth.principal, \
                            request.auth.audiences, request.auth.presenter, source.ip, \
-                           source.namespace, source.principal, destination.port";
+                           source.namespace, source.principal, source.serviceAccount, \
+                           destination.port";
 
 fn claim(path: &[&str], lists: &mut Lists<'_, '_>) -> Test {
     let path = path.iter().map(|name| Arc::from(*name)).collect();

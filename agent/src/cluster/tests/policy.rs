@@ -335,9 +335,12 @@ fn values_of_sources_that_are_not_understood_deny() {
         ),
         ("notIpBlocks: [1]", "notIpBlocks[0]: 1 is neither"),
         ("requestPrincipals: ['a*b']", "a '*' is understood only"),
+        ("serviceAccounts: ['a*']", "is no service account"),
+        ("serviceAccounts: [a/b/c]", "is no service account"),
+        ("notServiceAccounts: ['']", "is no service account"),
         (
-            "serviceAccounts: [a]",
-            "serviceAccounts: is not supported yet",
+            "remoteIpBlocks: [10.0.0.0/8]",
+            "remoteIpBlocks: is not supported: X-Forwarded-For says what a client wants",
         ),
     ];
     for (source, expected) in cases {

@@ -92,6 +92,40 @@ fn a_rule_about_requests() {
 }
 
 #[test]
+fn service_accounts_are_those_of_the_policy_s_namespace_unless_said() {
+    let policy = understood(
+        "{rules: [{from: [{source: {serviceAccounts: [web, bank/web], notServiceAccounts: [x.y]}}], \
+         when: [{key: source.serviceAccount, values: [api], notValues: [bank/api]}]}]}",
+    );
+    let end = |text: &str| StringMatch::Suffix(text.to_owned());
+    let rule = &policy.rules[0];
+    let of = &rule.from[0];
+    assert_eq!(
+        of.service_accounts,
+        [end("/ns/shop/sa/web"), end("/ns/bank/sa/web")]
+    );
+    assert_eq!(of.not_service_accounts, [end("/ns/shop/sa/x.y")]);
+    let Test::Source(when) = &rule.when[0].test else {
+        panic!("{:?}", rule.when[0]);
+    };
+    assert_eq!(when.service_accounts, [end("/ns/shop/sa/api")]);
+    assert_eq!(when.not_service_accounts, [end("/ns/bank/sa/api")]);
+}
+
+#[test]
+fn conditions_that_can_not_be_held_deny() {
+    for (key, expected) in [
+        ("remote.ip", "is not supported: X-Forwarded-For"),
+        ("connection.sni", "is not known; known are"),
+        ("request.query[a]", "is not known; known are"),
+        ("destination.ip", "is not known; known are"),
+    ] {
+        let spec = format!("{{rules: [{{when: [{{key: '{key}', values: ['1']}}]}}]}}");
+        check_denies(&spec, expected);
+    }
+}
+
+#[test]
 fn paths_that_can_never_match_deny() {
     for (path, expected) in [
         (
@@ -127,8 +161,14 @@ fn paths_that_can_never_match_deny() {
 
 #[test]
 fn a_custom_names_whom_it_asks() {
-    let policy =
-        understood("{action: CUSTOM, rules: [{}], provider: {service: authz, port: 9000}}");
+    let (policy, problems) =
+        authorization("{action: CUSTOM, rules: [{}], provider: {service: authz, port: 9000}}");
+    let missing = "a.yaml:1 AuthorizationPolicy shop/p spec.provider.service: there is no Service \
+                   shop/authz: what it would be asked about is refused";
+    assert_eq!(
+        (problems, &policy.invalid),
+        (vec![missing.to_owned()], &None)
+    );
     assert_eq!(policy.action, Action::Custom);
     let provider = policy.provider.as_ref().unwrap();
     assert_eq!(provider.service.to_string(), "shop/authz");

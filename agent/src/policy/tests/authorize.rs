@@ -183,6 +183,27 @@ fn audit_and_dry_runs_leave_marks() {
 }
 
 #[test]
+fn service_accounts_match_in_their_namespace_alone() {
+    let end = |text: &str| vec![StringMatch::Suffix(text.to_owned())];
+    let of = |text: &str| {
+        from(From {
+            service_accounts: end(text),
+            ..From::default()
+        })
+    };
+    check_rule(&of("/ns/shop/sa/cart"), &Client::cart(), true, true);
+    check_rule(&of("/ns/shop/sa/art"), &Client::cart(), false, false);
+    check_rule(&of("/ns/bank/sa/cart"), &Client::cart(), false, false);
+    check_rule(&of("/ns/shop/sa/cart"), &Client::plaintext(), false, false);
+    let none_of = from(From {
+        not_service_accounts: end("/ns/shop/sa/cart"),
+        ..From::default()
+    });
+    check_rule(&none_of, &Client::cart(), false, false);
+    check_rule(&none_of, &Client::plaintext(), true, false);
+}
+
+#[test]
 fn principals_match_the_whole_identity() {
     let rule = |pattern| {
         from(From {

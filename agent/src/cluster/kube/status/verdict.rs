@@ -13,7 +13,7 @@ use crate::state::{
 
 /// It is understood and in force as written.
 const ACCEPTED: &str = "Accepted";
-/// Every Service of its targets exists.
+/// Every Service that it names exists.
 const RESOLVED_REFS: &str = "ResolvedRefs";
 
 /// More problems than these of one policy are counted, not told.
@@ -61,7 +61,7 @@ pub(super) fn verdicts(snapshot: &Snapshot) -> BTreeMap<ObjectKey, Verdict> {
                     &key,
                     policy.invalid.as_deref(),
                     meaning_of_authorization(policy),
-                    missing(snapshot, name, &policy.scope).as_deref(),
+                    missing_of_authorization(snapshot, name, policy).as_deref(),
                     &problems,
                 ),
             };
@@ -204,6 +204,21 @@ fn missing(
     matches!(scope, PolicyScope::Services(_)).then(|| missing.collect())
 }
 
+/// The same, and whom it asks.
+fn missing_of_authorization(
+    snapshot: &Snapshot,
+    name: &NamespacedName,
+    policy: &AuthorizationPolicy,
+) -> Option<Vec<String>> {
+    let targets = missing(snapshot, name, &policy.scope);
+    if policy.provider.is_none() {
+        return targets;
+    }
+    let provider = snapshot.missing_provider(policy);
+    let provider = provider.map(|(field, what)| format!("{field}: {what}"));
+    Some(targets.into_iter().flatten().chain(provider).collect())
+}
+
 fn statements(
     key: &ObjectKey,
     invalid: Option<&str>,
@@ -250,13 +265,17 @@ fn statements(
                 kind: RESOLVED_REFS,
                 holds: true,
                 reason: "ResolvedRefs",
-                message: "every target exists".to_owned(),
+                message: "every Service that it names exists".to_owned(),
             };
         }
         Statement {
             kind: RESOLVED_REFS,
             holds: false,
-            reason: "TargetNotFound",
+            reason: if missing.iter().any(|it| it.starts_with("spec.targetRefs")) {
+                "TargetNotFound"
+            } else {
+                "ProviderNotFound"
+            },
             message: list(missing),
         }
     });

@@ -19,7 +19,8 @@ use crate::state::{ExternalProvider, IncludedBody};
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Door<'_> {
-    /// Asks one of them. What it answers but a change is the error.
+    /// Asks one of them. What it answers but a change is the error, and so is that there is
+    /// nobody to ask, whatever it says of no answer.
     pub(super) async fn ask(
         &self,
         provider: &Arc<ExternalProvider>,
@@ -27,6 +28,11 @@ impl Door<'_> {
         parts: &Parts,
         body: &mut Body,
     ) -> Result<Option<Changes>, Reason> {
+        // Nobody is away who never was: to go on would be to go unasked for ever.
+        if !self.shared.table().snapshot().has_provider(provider) {
+            let what = format!("by {rule}: there is no such Service");
+            return Err(Reason::new(ReasonKind::ExtAuthzUnavailable, what));
+        }
         let shown = match provider.body {
             Some(included) => Some(beginning(body, included).await?),
             None => None,

@@ -178,18 +178,22 @@ fn judge_at(world: &mut World, (listener, address): (TcpListener, SocketAddr)) -
             .serve_with_incoming(TcpListenerStream::new(listener))
             .await
     });
-    world.apply(Object::Service(Service {
+    world.apply(judge_service(address.port()));
+    judge
+}
+
+fn judge_service(target: u16) -> Object {
+    Object::Service(Service {
         selector: labels(&[("app", "judge")]),
         ports: vec![ServicePort {
             name: "grpc".into(),
             port: 9000,
             node_port: None,
-            target: TargetPort::Number(address.port()),
+            target: TargetPort::Number(target),
             app_protocol: None,
         }],
         ..service("shop/judge", "")
-    }));
-    judge
+    })
 }
 
 #[track_caller]
@@ -304,15 +308,26 @@ async fn who_is_asked_is_dialled_anew_once_its_pod_is_enrolled() {
 async fn who_can_not_be_asked_decides_as_the_policy_says() {
     let mut world = World::new();
     let (client, servers) = everywhere(&mut world);
-    apply(&mut world, &servers, &provider()).await;
-    for (_, address) in &servers {
-        let mut stream = client.dial(*address).await;
-        assert_eq!(get(&mut stream, "/fine").await.status(), 503);
-    }
     let open = ExternalProvider {
         fail_open: true,
         ..provider()
     };
+    // Without the Service nobody can say that the requests may go on.
+    apply(&mut world, &servers, &open).await;
+    for (server, address) in &servers {
+        let mut stream = client.dial(*address).await;
+        let heard = get(&mut stream, "/fine").await;
+        let rule = &server.pod.name;
+        let why = format!("ext_authz_unavailable; by {rule}#0: there is no such Service");
+        assert_eq!(heard.status(), 503);
+        assert_eq!(heard.header("fairlead-reason"), Some(&*why));
+    }
+    world.apply(judge_service(9));
+    apply(&mut world, &servers, &provider()).await;
+    for (server, address) in &servers {
+        let mut stream = client.dial(*address).await;
+        unavailable(&get(&mut stream, "/fine").await, server);
+    }
     apply(&mut world, &servers, &open).await;
     for (_, address) in &servers {
         let mut stream = client.dial(*address).await;

@@ -157,7 +157,7 @@ fn targets_that_do_not_exist_have_a_condition_of_their_own() {
     let snapshot = take(&mut state, &service("web"));
     assert_eq!(
         verdict(&snapshot)[2],
-        "is ResolvedRefs, ResolvedRefs: every target exists"
+        "is ResolvedRefs, ResolvedRefs: every Service that it names exists"
     );
     let invalid = policy(
         "AuthorizationPolicy",
@@ -168,6 +168,51 @@ fn targets_that_do_not_exist_have_a_condition_of_their_own() {
     let lines = verdict(&snapshot);
     assert!(lines[1].starts_with("is not Accepted, Invalid: spec.x: "));
     assert!(!lines[1].contains("api"), "{}", lines[1]);
+}
+
+#[test]
+fn a_custom_says_that_there_is_nobody_to_ask() {
+    let mut state = StateWriter::new();
+    let provider = json!({"service": "judge", "namespace": "bank", "port": 80, "failOpen": true});
+    let spec = json!({"action": "CUSTOM", "provider": provider, "rules": [{}]});
+    let mut snapshot = take(&mut state, &policy("AuthorizationPolicy", 1, &spec));
+    let said = |snapshot: &Snapshot| {
+        let verdicts = verdicts(snapshot);
+        let condition = lines(verdicts.values().next().unwrap()).remove(2);
+        let problems = snapshot.problems.iter();
+        let problems = problems.map(|it| format!("{}: {}", it.field, it.message));
+        (condition, problems.collect::<Vec<_>>())
+    };
+    let refused = ": what it would be asked about is refused";
+    let missing = |what: &str| {
+        let condition = format!("is not ResolvedRefs, ProviderNotFound: {what}");
+        (condition, vec![format!("{what}{refused}")])
+    };
+    assert_eq!(
+        said(&snapshot),
+        missing("spec.provider.service: there is no Service bank/judge")
+    );
+    let judge = |port: u16| {
+        let mut judge = service("judge");
+        judge["metadata"]["namespace"] = json!("bank");
+        judge["spec"]["ports"] = json!([{"port": port}]);
+        judge
+    };
+    snapshot = take(&mut state, &judge(81));
+    assert_eq!(
+        said(&snapshot),
+        missing("spec.provider.port: the Service bank/judge has no TCP port 80")
+    );
+    snapshot = take(&mut state, &judge(80));
+    let resolved = "is ResolvedRefs, ResolvedRefs: every Service that it names exists";
+    assert_eq!(said(&snapshot), (resolved.to_owned(), vec![]));
+    let spec = json!({"action": "ALLOW", "rules": [{}]});
+    snapshot = take(&mut state, &policy("AuthorizationPolicy", 2, &spec));
+    snapshot = {
+        drop(snapshot);
+        take(&mut state, &judge(81))
+    };
+    assert!(snapshot.problems.is_empty());
 }
 
 #[test]
