@@ -242,7 +242,7 @@ pub struct RetriesSpec {
     pub attempts: Option<u32>,
     /// `backoff`.
     pub backoff: Option<BackoffSpec>,
-    /// `on`.
+    /// `retryOn`.
     pub on: Option<Vec<RetryOn>>,
     /// `codes`.
     pub codes: Option<Vec<StatusCode>>,

@@ -338,6 +338,7 @@ pub struct LatencyOutlier {
 
 /// What is tried again, on another endpoint where there is one.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct Retries {
     /// How often, beside the first try. 0 to 10, 2 where nothing is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -349,7 +350,7 @@ pub struct Retries {
     /// Why, in Envoy's words. connect-failure and refused-stream where nothing is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
-    pub on: Option<Vec<RetryOn>>,
+    pub retry_on: Option<Vec<RetryOn>>,
     /// After these answers, too: 400 to 599.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::codes")]

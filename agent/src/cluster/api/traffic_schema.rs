@@ -3,7 +3,9 @@
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::json;
 
-use super::schema::{NAME, Rule};
+use super::schema::{NAME, Rule, TOKEN};
+
+pub(super) use super::schema::duration;
 
 /// Of a target.
 pub(super) const ONE_PORT: Rule = Rule {
@@ -56,11 +58,6 @@ pub(super) const ONE_STATUS: Rule = Rule {
     message: "must have one of status and grpcStatus",
 };
 
-/// A duration of the Gateway API.
-pub(super) fn duration(_generator: &mut SchemaGenerator) -> Schema {
-    json_schema!({"type": "string", "pattern": "^([0-9]{1,5}(h|m|s|ms)){1,4}$"})
-}
-
 pub(super) fn count(_generator: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "integer", "format": "int64", "minimum": 0, "maximum": u32::MAX})
 }
@@ -78,7 +75,7 @@ pub(super) fn header(_generator: &mut SchemaGenerator) -> Schema {
         "type": "string",
         "minLength": 1,
         "maxLength": 256,
-        "pattern": "^[A-Za-z0-9!#$%&'*+.^_`|~-]+$",
+        "pattern": TOKEN,
     })
 }
 

@@ -180,7 +180,7 @@ fn limits_and_detection_are_read() {
 fn retries_and_timeouts_are_read() {
     let names = RetryOn::ALL.map(RetryOn::as_str);
     let retries = json!({
-        "attempts": 4, "backoff": {"base": "10ms", "max": "1s"}, "on": names,
+        "attempts": 4, "backoff": {"base": "10ms", "max": "1s"}, "retryOn": names,
         "codes": [409, 503], "methods": ["GET", "POST"],
         "budget": {"percent": 30, "minPerSecond": 0},
     });

@@ -232,12 +232,14 @@ fn latency(reader: &mut Reader, value: &Value, path: &FieldPath) -> LatencyOutli
 
 pub(super) fn retries(reader: &mut Reader, value: &Value, path: &FieldPath) -> RetriesSpec {
     let mut spec = RetriesSpec::default();
-    let known = ["attempts", "backoff", "on", "codes", "methods", "budget"];
+    let known = [
+        "attempts", "backoff", "retryOn", "codes", "methods", "budget",
+    ];
     for (key, value, path) in reader.fields(value, path, &known) {
         match key {
             "attempts" => spec.attempts = number(reader, value, &path, 0..=10),
             "backoff" => spec.backoff = Some(backoff(reader, value, &path)),
-            "on" => {
+            "retryOn" => {
                 let on = |value: &Value| {
                     let mut all = RetryOn::ALL.into_iter();
                     let found = all.find(|it| Some(it.as_str()) == value.as_str());

@@ -268,7 +268,7 @@ async fn connections_beyond_the_limit_are_not_opened() {
 async fn retries_end_with_their_budget() {
     let mut shop = Shop::new(&[0, 1]);
     shop.policy(
-        "retries: {attempts: 1, on: [gateway-error], backoff: {base: 1ms}, \
+        "retries: {attempts: 1, retryOn: [gateway-error], backoff: {base: 1ms}, \
          budget: {percent: 0, minPerSecond: 1}}",
     );
     for app in &shop.apps {
@@ -283,7 +283,7 @@ async fn retries_end_with_their_budget() {
 #[tokio::test]
 async fn a_retry_goes_elsewhere() {
     let mut shop = Shop::new(&[0, 1]);
-    shop.policy("retries: {attempts: 1, on: [gateway-error], backoff: {base: 1ms}}");
+    shop.policy("retries: {attempts: 1, retryOn: [gateway-error], backoff: {base: 1ms}}");
     shop.apps[0].fail(503);
     let shares = shop.shares(10).await;
     assert_eq!(shares, BTreeMap::from([("web-1".to_owned(), 10)]));
