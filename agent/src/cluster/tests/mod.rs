@@ -2,6 +2,7 @@
 
 mod api;
 mod convert;
+mod cost;
 mod dir;
 mod files;
 mod lint;
