@@ -6,8 +6,8 @@ use serde_json::Value;
 use super::install::live;
 use crate::cluster::kube::{self as api, Access, Client, Place, RequestError};
 
-/// The oldest Kubernetes that has all that the manifests use: DaemonSets that surge.
-const KUBERNETES: (u32, u32) = (1, 25);
+/// The oldest Kubernetes that has all that the manifests use: `appArmorProfile`.
+const KUBERNETES: (u32, u32) = (1, 30);
 /// The oldest kernel that has the hooks.
 const LINUX: (u32, u32) = (5, 15);
 const DOCUMENT: &str = "docs/troubleshooting.md";
