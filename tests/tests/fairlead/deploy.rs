@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use fairlead_tests::{Agent, AgentOptions, run, until};
 use serde::Deserialize as _;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::Test;
 use crate::mesh::{LONG, Mesh, SOON, client_and_server, curl, serve_python};
@@ -17,6 +17,11 @@ pub(crate) const TESTS: &[Test] = &[
     Test::pure(
         "deploy::the_chart_renders_what_the_kustomization_does",
         chart,
+    )
+    .with(&["helm", "kubectl"]),
+    Test::pure(
+        "deploy::the_components_say_what_the_chart_s_values_do",
+        components,
     )
     .with(&["helm", "kubectl"]),
     Test::pure("deploy::values_that_make_no_sense_are_refused", schema).with(&["helm"]),
@@ -70,10 +75,29 @@ fn plain(value: Value) -> Value {
     }
 }
 
-fn kustomize() -> Result<Objects> {
+fn kustomize(directory: &Path) -> Result<Objects> {
     let mut command = Command::new("kubectl");
-    let output = run(command.arg("kustomize").arg(root().join("deploy")), LONG)?;
+    let output = run(command.arg("kustomize").arg(directory), LONG)?;
     objects(&output.ok()?.stdout)
+}
+
+/// A kustomization of one's own, of the base with components.
+fn with_components(names: &[&str]) -> Result<Objects> {
+    let directory = tempfile::tempdir()?;
+    // It takes relative paths only.
+    let up = "../".repeat(directory.path().canonicalize()?.components().count() - 1);
+    let deploy = root().join("deploy").canonicalize()?;
+    let deploy = format!("{up}{}", deploy.strip_prefix("/")?.display());
+    let components: Vec<String> = names
+        .iter()
+        .map(|name| format!("{deploy}/components/{name}"))
+        .collect();
+    let text = json!({"resources": [deploy], "components": components});
+    std::fs::write(
+        directory.path().join("kustomization.yaml"),
+        text.to_string(),
+    )?;
+    kustomize(directory.path())
 }
 
 fn helm(settings: &[&str]) -> Result<Objects> {
@@ -125,9 +149,30 @@ fn difference(left: &Value, right: &Value, at: &str) -> Option<String> {
 }
 
 fn chart() -> Result<()> {
-    let base = kustomize()?;
+    let base = kustomize(&root().join("deploy"))?;
     ensure!(base.len() > 15, "{:?}", base.keys());
     same(&base, &helm(&["namespace.create=true"])?)
+}
+
+fn components() -> Result<()> {
+    let base = with_components(&[])?;
+    for (components, settings) in [
+        (&["podmonitor"][..], &["podMonitor.enabled=true"][..]),
+        (&["taint"], &["agent.removeTaint=true"]),
+        (
+            &["podmonitor", "taint"],
+            &["podMonitor.enabled=true", "agent.removeTaint=true"],
+        ),
+    ] {
+        let whole = with_components(components)?;
+        ensure!(whole != base, "{components:?} add nothing");
+        let settings = [&["namespace.create=true"], settings].concat();
+        same(&whole, &helm(&settings)?).with_context(|| format!("{components:?}"))?;
+    }
+    let cleanup = kustomize(&root().join("deploy/cleanup"))?;
+    let sets = cleanup.keys().filter(|(kind, _)| kind == "DaemonSet");
+    ensure!(sets.count() == 1, "{:?}", cleanup.keys());
+    Ok(())
 }
 
 fn schema() -> Result<()> {
@@ -203,7 +248,10 @@ fn values() -> Result<()> {
 fn dry_run() -> Result<()> {
     let mut command = Command::new(fairlead_tests::binary()?);
     let output = run(command.args(["install", "--dry-run"]), LONG)?;
-    same(&kustomize()?, &objects(&output.ok()?.stdout)?)
+    same(
+        &kustomize(&root().join("deploy"))?,
+        &objects(&output.ok()?.stdout)?,
+    )
 }
 
 /// The capabilities that the DaemonSet grants.
