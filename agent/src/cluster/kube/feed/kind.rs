@@ -15,6 +15,9 @@ pub(super) struct Kind {
     pub(super) custom: bool,
     /// Whether it has been installed is looked at so often, on average.
     pub(super) looked_for: Duration,
+    /// A server that is ready is asked for so long before it is believed that there is no
+    /// such kind, where nothing of it is in force.
+    pub(super) doubted: Duration,
     /// Kinds of a later stage are read for the first time after those of the earlier ones,
     /// so that what selects others finds them there and is looked at once.
     pub(super) stage: usize,
@@ -41,6 +44,10 @@ pub(super) const KINDS: [Kind; 12] = [
 /// policies, and those of others.
 const OURS: Duration = Duration::from_secs(15);
 const OTHERS: Duration = Duration::from_mins(1);
+/// A server whose definitions are just being replaced lacks ours for a moment, and for a
+/// moment without policies everything would be permitted. Without routes requests go where
+/// the Services say; for that no start has to wait.
+const DOUBTED: Duration = Duration::from_secs(2);
 
 /// How many stages there are.
 pub(super) const STAGES: usize = 4;
@@ -51,6 +58,7 @@ const fn kind(object: ObjectKind, plural: &'static str, stage: usize) -> Kind {
         plural,
         custom: false,
         looked_for: OURS,
+        doubted: DOUBTED,
         stage,
     }
 }
@@ -66,6 +74,7 @@ const fn custom(object: ObjectKind, plural: &'static str) -> Kind {
 const fn gateway(object: ObjectKind, plural: &'static str) -> Kind {
     Kind {
         looked_for: OTHERS,
+        doubted: Duration::ZERO,
         ..custom(object, plural)
     }
 }

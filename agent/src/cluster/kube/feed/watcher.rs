@@ -378,7 +378,8 @@ impl Watcher {
             }
         }
         let (known, objects) = (self.away == Away::Yes, self.reflector.len());
-        if let Some(left) = self.away.again(Instant::now(), objects) {
+        let doubted = self.kind.doubted;
+        if let Some(left) = self.away.again(Instant::now(), objects, doubted) {
             if objects > 0 {
                 let message = format!(
                     "{resource} seem to have been uninstalled; {objects} that were there stay in \
