@@ -2,17 +2,18 @@
 
 use std::error::Error;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use std::{fmt, io};
 
 use rustls::client::Resumption;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::time_provider::TimeProvider;
 use rustls::version::TLS13;
 use rustls::{CertificateError, ClientConfig, CommonState, ServerConfig};
 
+use super::authority::timestamp;
 use super::certificate::{self, Leaf};
 use super::clock::{Clock, TlsTime, unix_time};
 use super::trust::{ExpectServer, RequireClient, Trust, provider};
@@ -168,10 +169,47 @@ pub fn handshake_error(error: &(dyn Error + 'static)) -> String {
     let Some(tls) = tls else {
         return error.to_string();
     };
-    if let rustls::Error::InvalidCertificate(CertificateError::Other(other)) = tls {
-        other.0.to_string()
-    } else {
-        tls.to_string()
+    tls_error(tls)
+}
+
+/// The same of what rustls says. A certificate that is not valid now is one whose signer
+/// has another time than this node, as often as one that was not renewed.
+pub(super) fn tls_error(error: &rustls::Error) -> String {
+    let rustls::Error::InvalidCertificate(invalid) = error else {
+        return error.to_string();
+    };
+    let text = |time: UnixTime| timestamp(SystemTime::UNIX_EPOCH + since_epoch(time));
+    match invalid {
+        CertificateError::Other(other) => other.0.to_string(),
+        CertificateError::NotValidYetContext { time, not_before } => format!(
+            "the certificate is not valid yet, but from {} on, and this node's clock says {}: the \
+             clock is slow by {} at least, or that of the signer is fast",
+            text(*not_before),
+            text(*time),
+            apart(*time, *not_before),
+        ),
+        CertificateError::ExpiredContext { time, not_after } => format!(
+            "the certificate expired at {}, and this node's clock says {}: it was not renewed, or \
+             the clock is fast by {} at least",
+            text(*not_after),
+            text(*time),
+            apart(*not_after, *time),
+        ),
+        _ => error.to_string(),
+    }
+}
+
+fn since_epoch(time: UnixTime) -> Duration {
+    Duration::from_secs(time.as_secs())
+}
+
+/// Such as `25h 3m` or `40s`.
+fn apart(earlier: UnixTime, later: UnixTime) -> String {
+    let seconds = later.as_secs().saturating_sub(earlier.as_secs());
+    match (seconds / 3600, seconds / 60 % 60) {
+        (0, 0) => format!("{seconds}s"),
+        (0, minutes) => format!("{minutes}m"),
+        (hours, minutes) => format!("{hours}h {minutes}m"),
     }
 }
 

@@ -8,6 +8,7 @@ use tonic::Code;
 
 use super::authority::AuthorityError;
 use super::certificate::PeerError;
+use super::credentials::tls_error;
 use crate::model::SpiffeId;
 
 /// Why one request to the CA failed.
@@ -65,7 +66,7 @@ pub enum FetchError {
         reason: String,
     },
     /// TLS does not take the chain, or it does not lead to the CA's root.
-    #[error("the CA's certificate can't be used: {0}")]
+    #[error("the CA's certificate can't be used: {}", tls_error(.0))]
     Chain(rustls::Error),
 }
 

@@ -23,6 +23,7 @@ use tonic::{Request, Status};
 
 use super::client::{Ca, Change, SignFuture, Signed, read};
 use super::clock::{Clock, TlsTime};
+use super::credentials::handshake_error;
 use super::directory::Stamp;
 use super::error::{FetchError, StartError};
 use super::generated::IstioCertificateRequest;
@@ -234,7 +235,7 @@ async fn connect(
         connector.connect(settings.name.clone(), stream).await
     };
     match tokio::time::timeout(CONNECT_TIMEOUT, handshake).await {
-        Ok(result) => result.map_err(|error| unreachable(error.to_string())),
+        Ok(result) => result.map_err(|error| unreachable(handshake_error(&error))),
         Err(_) => Err(unreachable(format!(
             "no connection within {}s",
             CONNECT_TIMEOUT.as_secs()

@@ -442,10 +442,14 @@ impl Running {
     }
 
     fn agent(&self, host: &str, token: &str) -> Identities {
+        self.agent_at(host, token, &self.files.clock)
+    }
+
+    fn agent_at(&self, host: &str, token: &str, clock: &TestClock) -> Identities {
         let token_file = self.files.dir.path().join("agent-token");
         fs::write(&token_file, token).unwrap();
         let address = CaAddress::Url(format!("https://{host}:{}", self.address.port()));
-        let mut config = config(address, self.files.clock.shared());
+        let mut config = config(address, clock.shared());
         config.token_file = Some(token_file);
         config.ca_root = Some(self.files.root().join("root-cert.pem"));
         let (identities, manager) = identity::start(config).unwrap();
@@ -475,6 +479,48 @@ async fn an_agent_fetches_over_tls() {
         assert_eq!(*credentials.id(), id("web"));
         assert_eq!(agent.certificates()[0].state, CertificateState::Active);
     }
+}
+
+#[tokio::test]
+async fn an_agent_names_the_clock_that_is_wrong() {
+    /// Of a minute, so that the seconds that the test takes don't change the text.
+    const BETWEEN: Duration = Duration::from_secs(30);
+    let ca = Running::new().await;
+    let agent = |change: fn(&TestClock, Duration), by| {
+        let clock = ca.files.clock.apart();
+        change(&clock, by);
+        (ca.agent_at("127.0.0.1", TOKEN_A, &clock), clock)
+    };
+    let minutes = Duration::from_mins;
+    for (change, by) in [
+        (TestClock::forward as fn(&_, _), minutes(10)),
+        (TestClock::backward, minutes(4)),
+    ] {
+        let (agent, _) = agent(change, by);
+        agent.set_wanted(BTreeSet::from([id("web")]));
+        agent.credentials(&id("web")).await.unwrap();
+    }
+    let slow = [
+        (minutes(10), "slow by 5m"),
+        (minutes(25 * 60), "slow by 24h 55m"),
+    ];
+    for (by, expected) in slow {
+        let by = by + BETWEEN;
+        let (agent, clock) = agent(TestClock::backward, by);
+        let error = failure(&agent, "web").await;
+        assert!(
+            error.contains(expected) && error.contains("the signer is fast"),
+            "{error}"
+        );
+        clock.forward(by);
+        agent.credentials(&id("web")).await.unwrap();
+    }
+    let by = minutes(25 * 60) + BETWEEN;
+    let (agent, clock) = agent(TestClock::forward, by);
+    let error = failure(&agent, "web").await;
+    assert!(error.contains("clock is fast by 1h 0m"), "{error}");
+    clock.backward(by);
+    agent.credentials(&id("web")).await.unwrap();
 }
 
 #[tokio::test]

@@ -33,6 +33,15 @@ impl TestClock {
         Arc::new(self.clone())
     }
 
+    /// One that says the same, and can be set by itself.
+    pub(crate) fn apart(&self) -> Self {
+        let at_start = *self.at_start.lock().unwrap();
+        Self {
+            started: self.started,
+            at_start: Arc::new(Mutex::new(at_start)),
+        }
+    }
+
     pub(crate) fn forward(&self, by: Duration) {
         *self.at_start.lock().unwrap() += by;
     }
