@@ -121,44 +121,54 @@ impl Node {
         self.world.directory().join("run").join("a")
     }
 
-    /// Calls the plugin as a container runtime does.
     fn call(&self, verb: &str, pod: &Pod, container: &str, patience: u64) -> Result<Output> {
-        let config = json!({
-            "cniVersion": "1.0.0", "name": "net", "type": "fairlead-cni",
-            "runDir": self.run_dir(), "timeoutSeconds": patience,
-            "prevResult": {
-                "cniVersion": "1.0.0",
-                "interfaces": [{"name": "eth0", "sandbox": pod.netns()}],
-                "ips": [
-                    {"interface": 0, "address": format!("{}/32", pod.ip4)},
-                    {"interface": 0, "address": format!("{}/128", pod.ip6)},
-                ],
-            },
-        });
-        let file = self.world.directory().join(format!("{container}.json"));
-        fs::write(&file, config.to_string())?;
-        let mut command = self.world.node("a").host.command("sh");
-        let _: &mut std::process::Command = command
-            .args(["-c", r#"exec "$0" cni <"$1""#])
-            .arg(binary()?)
-            .arg(&file)
-            .env("CNI_COMMAND", verb)
-            .env("CNI_CONTAINERID", container)
-            .env("CNI_NETNS", pod.netns())
-            .env("CNI_IFNAME", "eth0")
-            .env(
-                "CNI_ARGS",
-                format!(
-                    "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_UID={UID}",
-                    pod.namespace, pod.name
-                ),
-            );
-        fairlead_tests::run(&mut command, patient(Duration::from_mins(1)))
+        call(&self.world, (verb, container), (pod, UID), patience)
     }
 }
 
+/// Calls the plugin as a container runtime of the node `a` does: what for which sandbox, of
+/// which pod and UID.
+pub(crate) fn call(
+    world: &World,
+    (verb, container): (&str, &str),
+    (pod, uid): (&Pod, &str),
+    patience: u64,
+) -> Result<Output> {
+    let config = json!({
+        "cniVersion": "1.0.0", "name": "net", "type": "fairlead-cni",
+        "runDir": world.directory().join("run").join("a"), "timeoutSeconds": patience,
+        "prevResult": {
+            "cniVersion": "1.0.0",
+            "interfaces": [{"name": "eth0", "sandbox": pod.netns()}],
+            "ips": [
+                {"interface": 0, "address": format!("{}/32", pod.ip4)},
+                {"interface": 0, "address": format!("{}/128", pod.ip6)},
+            ],
+        },
+    });
+    let file = world.directory().join(format!("{container}.json"));
+    fs::write(&file, config.to_string())?;
+    let mut command = world.node("a").host.command("sh");
+    let _: &mut std::process::Command = command
+        .args(["-c", r#"exec "$0" cni <"$1""#])
+        .arg(binary()?)
+        .arg(&file)
+        .env("CNI_COMMAND", verb)
+        .env("CNI_CONTAINERID", container)
+        .env("CNI_NETNS", pod.netns())
+        .env("CNI_IFNAME", "eth0")
+        .env(
+            "CNI_ARGS",
+            format!(
+                "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_UID={uid}",
+                pod.namespace, pod.name
+            ),
+        );
+    fairlead_tests::run(&mut command, patient(Duration::from_mins(1)))
+}
+
 /// Nobody but the agent listens in a pod in which nothing runs.
-fn is_served(pod: &Pod) -> bool {
+pub(crate) fn is_served(pod: &Pod) -> bool {
     pod.listening().is_ok_and(|ports| !ports.is_empty())
 }
 

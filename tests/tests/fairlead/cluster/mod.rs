@@ -5,6 +5,7 @@
 
 mod access;
 mod authority;
+mod cni;
 mod enrolment;
 mod faults;
 mod manifests;
@@ -18,6 +19,7 @@ use crate::Test;
 pub(crate) const TESTS: &[&[Test]] = &[
     access::TESTS,
     authority::TESTS,
+    cni::TESTS,
     enrolment::TESTS,
     faults::TESTS,
     objects::TESTS,
