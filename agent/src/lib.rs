@@ -13,6 +13,8 @@ pub mod cli;
 pub mod cluster;
 pub mod cni;
 pub mod flow;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod identity;
 pub mod model;
 pub mod policy;

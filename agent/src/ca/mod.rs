@@ -12,6 +12,8 @@ mod authorize;
 mod callers;
 mod connections;
 mod figures;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod limit;
 mod root;
 mod service;

@@ -220,7 +220,7 @@ impl Shared {
 }
 
 /// The identity that a node asks for on behalf of a pod.
-fn impersonated(request: &IstioCertificateRequest) -> Result<SpiffeId, Status> {
+pub(super) fn impersonated(request: &IstioCertificateRequest) -> Result<SpiffeId, Status> {
     let fields = request.metadata.as_ref().map(|metadata| &metadata.fields);
     let value = fields.and_then(|fields| fields.get("ImpersonatedIdentity"));
     match value.and_then(|value| value.kind.as_ref()) {

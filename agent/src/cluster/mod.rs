@@ -13,6 +13,8 @@ pub mod convert;
 pub mod dir;
 mod field;
 mod files;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub mod kube;
 mod lint;
 mod manifest;

@@ -25,6 +25,8 @@ mod directory;
 mod error;
 mod fetch;
 mod follow;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod identities;
 mod manager;
 mod remote;
@@ -51,7 +53,7 @@ pub use follow::AuthorityDir;
 pub use identities::{CertificateState, CertificateStatus, Identities};
 pub use request::{RequestError, VerifiedRequest};
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) use certificate::Leaf;
 pub(crate) use certificate::{from_pem as certificates_from_pem, to_pem as certificates_to_pem};
 pub(crate) use clock::TlsTime;

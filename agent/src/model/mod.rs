@@ -5,6 +5,8 @@
 
 mod address;
 mod draw;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod identity;
 mod name;
 mod path;

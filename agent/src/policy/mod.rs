@@ -16,6 +16,8 @@ mod explain_effects;
 mod explain_request;
 mod explain_traffic;
 mod explanation;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod http;
 mod inbound;
 mod jwt;

@@ -15,7 +15,7 @@ pub(super) async fn asked_name(client: &TcpStream) -> Option<String> {
 
 /// What a client's first bytes ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Asked {
+pub(super) enum Asked {
     /// A server of this name.
     Name(String),
     /// No server by name, or it is no TLS.
@@ -31,7 +31,7 @@ const LONGEST_NAME: usize = 253;
 
 /// What these bytes ask for; `None`: too few to tell. A hello may lie in several records
 /// (RFC 8446, sections 4.1.2 and 5.1).
-fn asked(bytes: &[u8]) -> Option<Asked> {
+pub(super) fn asked(bytes: &[u8]) -> Option<Asked> {
     let mut records = Reader(bytes);
     let mut handshake = Vec::new();
     loop {

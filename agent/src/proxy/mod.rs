@@ -19,6 +19,8 @@ mod caller;
 mod clusters;
 mod config;
 mod dial;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod hello;
 mod http;
 mod inbound;
@@ -37,7 +39,7 @@ mod turns;
 mod workers;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::HashMap;
 use std::future::Future;

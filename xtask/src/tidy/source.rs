@@ -28,9 +28,12 @@ impl Source {
             .map(|(at, line)| (at + 1, without_comment(line)))
     }
 
-    /// Only compiled for tests.
+    /// Only compiled for tests and the fuzzer.
     pub(super) fn is_test(&self) -> bool {
-        self.path.ends_with("/tests.rs") || self.path.contains("/tests/")
+        ["tests", "fuzzing"].iter().any(|name| {
+            let (file, folder) = (format!("/{name}.rs"), format!("/{name}/"));
+            self.path.ends_with(&file) || self.path.contains(&folder)
+        })
     }
 }
 

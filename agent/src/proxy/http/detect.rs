@@ -37,7 +37,7 @@ const LONGEST_METHOD: usize = 24;
 const ENOUGH: usize = 16 << 10;
 
 /// What these first bytes are; `None`: too few to tell.
-fn classify(bytes: &[u8]) -> Option<Speaks> {
+pub(in crate::proxy) fn classify(bytes: &[u8]) -> Option<Speaks> {
     let common = bytes.len().min(PREFACE.len());
     if common > 0 && bytes[..common] == PREFACE[..common] {
         return (common == PREFACE.len()).then_some(Speaks::Http2);
@@ -188,7 +188,7 @@ pub(in crate::proxy) async fn server_first_of_socket(stream: &TcpStream) {
 }
 
 /// The beginning of SETTINGS (RFC 9113, sections 4.1 and 6.5); `None`: too few bytes to tell.
-fn is_settings(bytes: &[u8]) -> Option<bool> {
+pub(in crate::proxy) fn is_settings(bytes: &[u8]) -> Option<bool> {
     let fits = |(at, byte): (usize, &u8)| match at {
         0 | 4..SETTINGS_HEAD => *byte == 0,
         3 => *byte == 4,

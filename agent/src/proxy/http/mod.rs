@@ -18,6 +18,8 @@ pub(super) mod detect;
 mod external;
 mod filter;
 mod forward;
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzzing;
 mod gate;
 mod guard;
 mod headers;

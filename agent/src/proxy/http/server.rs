@@ -163,7 +163,7 @@ pub(in crate::proxy) async fn let_go(stream: Stream) -> Outcome {
 }
 
 /// HTTP/1.1, and what it turns into.
-async fn http1(
+pub(super) async fn http1(
     io: Io,
     handler: Arc<impl Handler>,
     leaving: &CancellationToken,

@@ -44,8 +44,8 @@ pub(super) struct Strict {
 
 /// Where in a request the next byte is.
 #[derive(Debug, Default)]
-struct Framing {
-    place: Place,
+pub(super) struct Framing {
+    pub(super) place: Place,
     /// The line so far, where it came in pieces.
     line: Vec<u8>,
     head: Head,
@@ -53,7 +53,7 @@ struct Framing {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Place {
+pub(super) enum Place {
     /// Before the first byte of a request.
     #[default]
     Between,
@@ -82,8 +82,16 @@ struct Head {
 struct Ambiguous;
 
 impl Framing {
+    /// Before the first request; no line of a head is longer than this.
+    pub(super) fn new(longest: usize) -> Self {
+        Self {
+            longest,
+            ..Self::default()
+        }
+    }
+
     /// Follows the bytes. From the first that is ambiguous on they are overwritten.
-    fn follow(&mut self, bytes: &mut [u8]) {
+    pub(super) fn follow(&mut self, bytes: &mut [u8]) {
         let mut at = 0;
         while at < bytes.len() {
             let Ok(taken) = self.step(&bytes[at..]) else {
@@ -353,10 +361,7 @@ impl Strict {
     pub(super) fn new(io: Io, config: &HttpConfig, owed: Owed) -> Self {
         Self {
             io,
-            framing: Framing {
-                longest: config.head_bytes,
-                ..Framing::default()
-            },
+            framing: Framing::new(config.head_bytes),
             patience: Patience::new(config),
             owed,
             stall: Stall::new(config.body_idle),
@@ -467,10 +472,7 @@ mod tests {
     use super::{Framing, Place};
 
     fn framing() -> Framing {
-        Framing {
-            longest: 4096,
-            ..Framing::default()
-        }
+        Framing::new(4096)
     }
 
     /// However the bytes are cut, the same is refused, and what was let through before is

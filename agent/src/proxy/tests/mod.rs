@@ -3,7 +3,7 @@
 mod bytes;
 mod http;
 mod limits;
-pub(super) mod noise;
+pub(crate) mod noise;
 mod paths;
 mod probes;
 mod routes;

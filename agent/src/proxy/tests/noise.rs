@@ -13,27 +13,27 @@ use super::world::{World, soon, until};
 use super::{echo, round_trip};
 
 /// A source of noise.
-pub(in crate::proxy) struct Noise(StdRng);
+pub(crate) struct Noise(StdRng);
 
 impl Noise {
-    pub(in crate::proxy) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(StdRng::seed_from_u64(seed))
     }
 
     /// Up to `longest` bytes of any value.
-    pub(in crate::proxy) fn bytes(&mut self, longest: usize) -> Vec<u8> {
+    pub(crate) fn bytes(&mut self, longest: usize) -> Vec<u8> {
         let mut bytes = vec![0; self.0.random_range(0..=longest)];
         self.0.fill_bytes(&mut bytes);
         bytes
     }
 
     /// One of the choices.
-    pub(in crate::proxy) fn one_of<'a, T: ?Sized>(&mut self, choices: &[&'a T]) -> &'a T {
+    pub(crate) fn one_of<'a, T: ?Sized>(&mut self, choices: &[&'a T]) -> &'a T {
         choices[self.0.random_range(0..choices.len())]
     }
 
     /// Changes, cuts, repeats or inserts a little.
-    pub(in crate::proxy) fn spoil(&mut self, bytes: &mut Vec<u8>) {
+    pub(crate) fn spoil(&mut self, bytes: &mut Vec<u8>) {
         for _ in 0..self.0.random_range(1..=4) {
             if bytes.is_empty() {
                 bytes.push(self.0.random());

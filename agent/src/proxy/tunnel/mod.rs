@@ -10,6 +10,8 @@
 
 mod client;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzzing;
 mod hbone;
 mod hop;
 mod io;

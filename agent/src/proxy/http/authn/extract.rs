@@ -17,14 +17,14 @@ const MOST_TOKENS: usize = 8;
 
 /// A token and where it was.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Found {
-    pub(super) text: String,
-    pub(super) place: Place,
+pub(in crate::proxy::http) struct Found {
+    pub(in crate::proxy::http) text: String,
+    pub(in crate::proxy::http) place: Place,
 }
 
 /// A place for tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(in crate::proxy::http) enum Place {
     Header(TokenHeader),
     Param(Arc<str>),
     Cookie(Arc<str>),
@@ -32,7 +32,7 @@ pub(super) enum Place {
 
 impl Place {
     /// Tokens of this issuer are looked for here.
-    pub(super) fn is_of(&self, provider: &JwtProvider) -> bool {
+    pub(in crate::proxy::http) fn is_of(&self, provider: &JwtProvider) -> bool {
         match self {
             Self::Header(header) => provider.from_headers.contains(header),
             Self::Param(name) => provider.from_params.contains(name),
@@ -42,7 +42,7 @@ impl Place {
 }
 
 /// All tokens in all places of all issuers, each place once.
-pub(super) fn tokens(
+pub(in crate::proxy::http) fn tokens(
     parts: &Parts,
     providers: &[Arc<JwtProvider>],
 ) -> Result<Vec<Found>, JwtError> {
@@ -148,7 +148,7 @@ fn utf8(bytes: &[u8]) -> Result<&str, JwtError> {
 }
 
 /// Takes the tokens of one issuer out of a request. What else is in the same places stays.
-pub(super) fn remove(parts: &mut Parts, provider: &JwtProvider) {
+pub(in crate::proxy::http) fn remove(parts: &mut Parts, provider: &JwtProvider) {
     for header in &provider.from_headers {
         let Ok(name) = HeaderName::from_bytes(header.name.as_bytes()) else {
             continue;

@@ -5,7 +5,7 @@
 //! or why the request is refused. Whether a token is valid [`crate::policy`] decides; here
 //! is what that needs: keys, fetched and kept ([`Keys`]), and a clock.
 
-mod extract;
+pub(super) mod extract;
 mod fetch;
 mod keys;
 

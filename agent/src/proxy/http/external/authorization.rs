@@ -188,7 +188,7 @@ fn shown(headers: &HeaderMap, listed: &[std::sync::Arc<str>]) -> HashMap<String,
 }
 
 /// An answer without a status is none.
-fn verdict(answer: CheckResponse) -> Verdict {
+pub(super) fn verdict(answer: CheckResponse) -> Verdict {
     match answer.status {
         Some(status) if status.code == 0 => {
             let changes = answer.ok_response.unwrap_or_default();

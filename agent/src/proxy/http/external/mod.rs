@@ -7,6 +7,8 @@
 
 mod authorization;
 mod channels;
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzzing;
 mod global;
 #[expect(
     clippy::pedantic,

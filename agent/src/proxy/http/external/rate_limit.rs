@@ -66,7 +66,7 @@ fn descriptor(entries: Vec<(String, String)>) -> RateLimitDescriptor {
     }
 }
 
-fn limited(answer: &RateLimitResponse) -> Verdict {
+pub(super) fn limited(answer: &RateLimitResponse) -> Verdict {
     match answer.overall_code() {
         Code::Ok => Verdict::Within,
         Code::OverLimit => {

@@ -1,0 +1,10 @@
+//! Requests, answers and what is in them.
+
+mod fields;
+mod messages;
+mod reading;
+mod server;
+
+pub(crate) use self::fields::{deadline, session, tokens};
+pub(crate) use self::messages::{external, grpc_web, headers};
+pub(crate) use self::server::{framing, server};
