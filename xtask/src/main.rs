@@ -5,6 +5,7 @@ mod bpf;
 mod build;
 mod codegen;
 mod demo;
+mod fuzz;
 mod image;
 mod kubernetes;
 mod lint;
@@ -46,6 +47,8 @@ enum Task {
     Test(test::Options),
     /// Check formatting, lints, module edges, owners, words and licences.
     Lint,
+    /// Feed the parsers of network bytes with what breaks them, by libFuzzer.
+    Fuzz(fuzz::Options),
     /// Two meshed nodes with real traffic, step by step.
     Demo(demo::Options),
     /// Measure the mesh beside no proxy and a pair of Envoys.
@@ -76,6 +79,7 @@ fn run(task: Task) -> Result<()> {
         Task::Build => setup::for_building().and_then(|()| build::run()),
         Task::Test(options) => test::run(&options),
         Task::Lint => lint::run(),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Demo(options) => demo::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::Image(options) => image::run(&options),

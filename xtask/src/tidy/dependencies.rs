@@ -21,6 +21,7 @@ const LICENCES: &[&str] = &[
     "MIT-0",
     "MPL-2.0",
     "MPL-2.0+",
+    "NCSA",
     "OpenSSL",
     "Unicode-3.0",
     "Unlicense",
