@@ -38,6 +38,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("wrk", "wrk"),
     ("openssl", "openssl"),
     ("python3", "python3"),
+    ("chromium", "chromium"),
 ];
 
 /// Packages from PyPI: real peers of gRPC and WebSocket.

@@ -7,6 +7,7 @@
 
 mod all_nodes;
 mod applications;
+mod browser;
 mod ca;
 mod cluster;
 mod command_line;
@@ -160,6 +161,7 @@ fn main() -> ExitCode {
     let mut tests = vec![
         all_nodes::TESTS,
         applications::TESTS,
+        browser::TESTS,
         ca::TESTS,
         command_line::TESTS,
         conformance::TESTS,
