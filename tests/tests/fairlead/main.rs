@@ -9,6 +9,7 @@ mod all_nodes;
 mod applications;
 mod browser;
 mod ca;
+mod calls;
 mod cluster;
 mod command_line;
 mod conformance;
@@ -163,6 +164,7 @@ fn main() -> ExitCode {
         applications::TESTS,
         browser::TESTS,
         ca::TESTS,
+        calls::TESTS,
         command_line::TESTS,
         conformance::TESTS,
         connections::TESTS,
