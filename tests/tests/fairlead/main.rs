@@ -21,6 +21,7 @@ mod faults;
 mod harness;
 mod hbone;
 mod install;
+mod issuers;
 mod kube;
 mod mesh;
 mod peer;
@@ -175,6 +176,7 @@ fn main() -> ExitCode {
         harness::TESTS,
         hbone::TESTS,
         install::TESTS,
+        issuers::TESTS,
         kube::TESTS,
         policies::TESTS,
         probes::TESTS,
