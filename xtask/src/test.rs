@@ -61,7 +61,7 @@ const VM_PATIENCE: &str = "8";
 /// Tests that are left out there unless the filter names them in full: they put load on the proxy or
 /// test its protocol, which no kernel changes, and take an emulated processor many minutes. `curl_and_nginx` stays, and the redirection's own
 /// test of many connections.
-const NOT_IN_VM: [&str; 9] = [
+const NOT_IN_VM: [&str; 12] = [
     "applications::a_gibibyte_each_way_is_intact",
     "applications::grpc",
     "applications::no_connection_is_crossed",
@@ -69,6 +69,9 @@ const NOT_IN_VM: [&str; 9] = [
     "applications::redis",
     "applications::ten_thousand_short_connections",
     "applications::websocket",
+    "browser::loads_a_page_and_talks_websocket",
+    "calls::end_as_the_policy_says",
+    "calls::of_every_kind_over_a_route_with_weights",
     "envoy::envoy_answers_a_meshed_pod",
     "envoy::envoy_dials_a_meshed_pod",
 ];
