@@ -83,7 +83,7 @@ pub(in crate::proxy) struct Client<'a> {
 }
 
 /// How HTTP has ended on a connection.
-enum Served {
+pub(super) enum Served {
     /// With it.
     Over(Outcome),
     /// It carries something else from here on.
