@@ -5,7 +5,7 @@
 use regex::Regex;
 use serde_json::Value;
 
-use crate::cluster::api;
+use super::spelling::schemas;
 
 /// Of one rule over all of an object, in the API server's units.
 const RULE: u64 = 10_000_000;
@@ -99,16 +99,6 @@ fn cost(found: &Found<'_>) -> Result<u64, String> {
 fn whole(found: &Found<'_>) -> Result<u64, String> {
     let times = found.times.ok_or("a list or map around it has no bound")?;
     Ok(cost(found)?.saturating_mul(times))
-}
-
-fn schemas() -> Vec<(String, Value)> {
-    let definitions = api::definitions().into_iter();
-    let schemas = definitions.map(|mut definition| {
-        let schema = definition.spec.versions.remove(0).schema.unwrap();
-        let schema = serde_json::to_value(schema.open_api_v3_schema).unwrap();
-        (definition.spec.names.kind, schema)
-    });
-    schemas.collect()
 }
 
 #[test]

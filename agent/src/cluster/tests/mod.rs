@@ -11,6 +11,7 @@ mod policy;
 mod requests;
 mod routes;
 mod schema;
+mod spelling;
 mod traffic;
 
 use std::sync::Arc;
