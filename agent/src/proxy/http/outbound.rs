@@ -354,7 +354,10 @@ pub(super) async fn send(
     tokio::select! {
         biased;
         sent = exit.send(request, dial) => sent,
-        outcome = exchange.guard.revoked() => Err(Failed::revoked(outcome)),
+        outcome = exchange.guard.revoked() => {
+            exchange.decided_anew(&outcome);
+            Err(Failed::revoked(outcome))
+        }
     }
 }
 

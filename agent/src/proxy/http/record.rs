@@ -196,7 +196,13 @@ impl Exchange {
         if self.verdict == Verdict::Forwarded {
             self.verdict = outcome.verdict(false);
             self.reason = outcome.close_reason();
+            self.decided_anew(outcome);
         }
+    }
+
+    /// Names the policy that has changed what was decided before.
+    pub(super) fn decided_anew(&mut self, outcome: &Outcome) {
+        self.policy = outcome.policy().or_else(|| self.policy.take());
     }
 
     /// The answer has ended as it should; what went wrong before stays said.

@@ -177,6 +177,7 @@ async fn what_goes_on_for_long_on_one_node_ends_once_it_may_no_longer_be() {
         }
         let flow = request_flow(&mut world, 0).await;
         assert_eq!(flow.verdict, Verdict::Denied, "{}", flow.reason);
+        assert_eq!(flow.policy.as_deref(), Some("shop/others"));
     }
 }
 
