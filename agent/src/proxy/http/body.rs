@@ -18,7 +18,7 @@ use super::replay::{ReplayBody, Superseded};
 use super::stall::Stall;
 use super::timed::{Timed, TimedOut};
 use super::upload::{Upload, UploadEnd};
-use super::upstream::{Answer1, Answer2};
+use super::upstream::{Answer1, Answer2, Socket};
 use crate::proxy::account::Held;
 use crate::proxy::outcome::Outcome;
 
@@ -43,6 +43,9 @@ pub(in crate::proxy) enum BodyError {
     /// The policy of the server does not let it be any more.
     #[error("revoked: {}", .0.close_reason())]
     Revoked(Outcome),
+    /// A server's end of a WebSocket broke off.
+    #[error("WebSocket: {0}")]
+    Socket(#[source] std::io::Error),
     /// The body of a call of gRPC-Web is not what it says.
     #[error("{0}")]
     NotBase64(#[from] NotBase64),
@@ -55,9 +58,11 @@ impl BodyError {
             Self::Http2(error) => error.reason().unwrap_or(h2::Reason::CANCEL),
             Self::Http1(_) => h2::Reason::INTERNAL_ERROR,
             Self::NotBase64(_) => h2::Reason::PROTOCOL_ERROR,
-            Self::Late(_) | Self::Superseded(_) | Self::FellBehind(_) | Self::Revoked(_) => {
-                h2::Reason::CANCEL
-            }
+            Self::Late(_)
+            | Self::Superseded(_)
+            | Self::FellBehind(_)
+            | Self::Revoked(_)
+            | Self::Socket(_) => h2::Reason::CANCEL,
         }
     }
 }
@@ -83,6 +88,8 @@ enum Kind {
     Answer1(Box<Answer1>),
     /// From a server that speaks HTTP/2.
     Answer2(Box<Answer2>),
+    /// What a server says on a connection that has switched.
+    Socket(Box<Socket>),
     /// Some of it was read before it goes on.
     Begun(Box<Begun>),
     /// A request's, which may be sent again.
@@ -153,6 +160,10 @@ impl Body {
 
     pub(super) fn answer2(answer: Answer2) -> Self {
         Self::of(Kind::Answer2(Box::new(answer)))
+    }
+
+    pub(super) fn socket(socket: Socket) -> Self {
+        Self::of(Kind::Socket(Box::new(socket)))
     }
 
     pub(super) fn replay(body: ReplayBody<Self, Held>) -> Self {
@@ -318,6 +329,7 @@ impl Body {
             }
             Kind::Answer1(answer) => answer.poll_frame(cx),
             Kind::Answer2(answer) => poll_h2(answer.receive(), cx),
+            Kind::Socket(socket) => socket.poll_frame(cx),
             Kind::Begun(begun) => {
                 let bytes = std::mem::take(&mut begun.bytes);
                 if !bytes.is_empty() {
@@ -357,6 +369,7 @@ impl Kind {
             Self::Http2(receive, _) => receive.is_end_stream(),
             Self::Answer1(answer) => answer.is_end_stream(),
             Self::Answer2(answer) => answer.is_end_stream(),
+            Self::Socket(socket) => socket.is_end_stream(),
             Self::Replay(body) => body.is_end_stream(),
             Self::Tee(body) => body.is_end_stream(),
             Self::Copy(body) => body.is_end_stream(),
@@ -381,7 +394,7 @@ impl Kind {
             Self::Timed(body) => body.size_hint(),
             Self::Decoded(body) => body.size_hint(),
             Self::Encoded(body) => body.size_hint(),
-            Self::Http2(..) | Self::Answer2(_) => SizeHint::default(),
+            Self::Http2(..) | Self::Answer2(_) | Self::Socket(_) => SizeHint::default(),
             Self::Begun(begun) => {
                 let read = begun.bytes.len() as u64;
                 let mut hint = begun.rest.size_hint();

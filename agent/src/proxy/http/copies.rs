@@ -13,6 +13,7 @@ use super::body::Body;
 use super::filter::mirror::{tee, wanted};
 use super::forward::{Asked, ServicePort, version_for};
 use super::headers;
+use super::interim::Interim;
 use super::outbound::Outbound;
 use super::record::Exchange;
 use super::session::finish;
@@ -26,6 +27,10 @@ impl Outbound {
     /// Sends copies to the mirrors among these filters. The request's body is copied on its
     /// way; where its pod has no memory for that, there is no copy.
     pub(super) fn copy(&self, asked: &mut Asked, filters: &[Filter], label: &Arc<str>) {
+        // What turns into something else has nothing to be copied.
+        if headers::is_extended(&asked.parts) || headers::wants_upgrade(&asked.parts) {
+            return;
+        }
         for mirror in wanted(filters, rand::random) {
             let BackendTarget::Service { service, port } = &mirror.target else {
                 continue;
@@ -43,11 +48,13 @@ impl Outbound {
             };
             let (original, copy) = tee(std::mem::take(&mut asked.body), lag);
             asked.body = Body::tee(original);
+            let mut parts = asked.parts.clone();
+            let _hints_of_the_original = parts.extensions.remove::<Interim>();
             let sending = Copied {
                 table: Arc::clone(&asked.table),
                 service: (service.clone(), *port),
                 label: Arc::clone(label),
-                parts: asked.parts.clone(),
+                parts,
                 body: Body::copy(copy),
             };
             self.dialler.shared.tasks.spawn(async move {

@@ -133,6 +133,16 @@ impl Limits {
         }
     }
 
+    /// Of what is to turn into something else, which is nobody's answer: only until it has.
+    pub(super) fn until_switched(self) -> Self {
+        Self {
+            whole: None,
+            try_whole: None,
+            idle: None,
+            ..self
+        }
+    }
+
     /// Until when a try must have an answer.
     pub(super) fn head_of_try(&self, begun: Instant) -> Option<Deadline> {
         earlier(

@@ -32,6 +32,7 @@ use super::outbound::Outbound;
 use super::reason::{FAIRLEAD_RETRIES, Reason, ReasonKind};
 use super::record::Exchange;
 use super::reply::reply;
+use super::retry::GRPC_RETRY_PUSHBACK_MS;
 use super::timed::in_time;
 use super::tries::Target;
 use super::upstream::{self, Sent};
@@ -104,6 +105,13 @@ impl Refused {
             self.reason.write_grpc(self.grpc, response.headers_mut());
         }
         if let Some(after) = self.retry_after {
+            if grpc {
+                let ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+                let pushback = HeaderValue::from(ms.saturating_add(1));
+                let _before = response
+                    .headers_mut()
+                    .insert(GRPC_RETRY_PUSHBACK_MS, pushback);
+            }
             // In whole seconds, and not too early.
             let seconds = HeaderValue::from(after.as_secs().saturating_add(1));
             let _before = response.headers_mut().insert(RETRY_AFTER, seconds);
@@ -333,6 +341,7 @@ impl Finishing {
 pub(super) fn version_for(declared: AppProtocol, parts: &Parts) -> upstream::Version {
     let of_connection = parts.method == Method::CONNECT || headers::wants_upgrade(parts);
     match declared {
+        AppProtocol::Http1 if headers::is_extended(parts) => upstream::Version::Http1,
         _ if parts.version >= Version::HTTP_2 => upstream::Version::Http2,
         AppProtocol::Grpc | AppProtocol::Http2 if !of_connection => upstream::Version::Http2,
         _ => upstream::Version::Http1,

@@ -1,22 +1,23 @@
 //! What a proxy does to the head of a request and of an answer before it passes it on
 //! (RFC 9110, section 7.6).
 
+use h2::ext::Protocol;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE,
     TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
-use http::{Method, Version, response};
+use http::{Method, StatusCode, Version, response};
 
-use super::reason::{Reason, ReasonKind};
+use super::reason::{Extra, Reason, ReasonKind};
 use super::upstream;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
-/// The one protocol that an HTTP/1.1 connection may turn into: no rule sees what is said
+/// The one protocol that a connection of HTTP/1.1, or a stream of HTTP/2, may turn into: no rule sees what is said
 /// after that, so it must not be requests again, as it is with `h2c`.
 const UPGRADES_TO: &[u8] = b"websocket";
 
@@ -29,7 +30,7 @@ pub(super) fn receive(parts: &mut Parts) -> Result<(), Reason> {
     } else {
         receive_http2(parts)?;
     }
-    let keeps_upgrade = wants_upgrade(parts);
+    let keeps_upgrade = wants_upgrade(parts) || is_extended(parts);
     drop_hop_by_hop(&mut parts.headers, keeps_upgrade);
     Ok(())
 }
@@ -41,6 +42,12 @@ pub(super) fn wants_upgrade(parts: &Parts) -> bool {
     parts.version == Version::HTTP_11
         && one.is_some_and(|it| it.as_bytes().eq_ignore_ascii_case(UPGRADES_TO))
         && lists(&parts.headers, "upgrade")
+}
+
+/// The client of HTTP/2 asks to speak something else on its stream (RFC 8441). All rules see
+/// a GET with an upgrade, as of HTTP/1.1.
+pub(super) fn is_extended(parts: &Parts) -> bool {
+    parts.extensions.get::<Protocol>().is_some()
 }
 
 /// The host that the request is for, with its port where it names one.
@@ -92,6 +99,14 @@ pub(super) fn answer(parts: &mut response::Parts, to: Version, upgraded: bool) {
     }
 }
 
+/// Of an answer before the answer.
+pub(super) fn interim(headers: &mut HeaderMap) {
+    drop_hop_by_hop(headers, false);
+    for name in [CONTENT_LENGTH, TRANSFER_ENCODING] {
+        let _before = headers.remove(name);
+    }
+}
+
 fn receive_http1(parts: &mut Parts, is_connect: bool) -> Result<(), Reason> {
     let host = the_host(&parts.headers)?;
     if host.is_none() {
@@ -140,6 +155,28 @@ fn receive_http2(parts: &mut Parts) -> Result<(), Reason> {
         }
     }
     let _before = parts.headers.remove(HOST);
+    receive_extended(parts)
+}
+
+/// What follows the head of an extended CONNECT is no body of the request's.
+fn receive_extended(parts: &mut Parts) -> Result<(), Reason> {
+    let Some(protocol) = parts.extensions.get::<Protocol>() else {
+        return Ok(());
+    };
+    let protocol = protocol.as_str().as_bytes();
+    if !protocol.eq_ignore_ascii_case(UPGRADES_TO) {
+        let extra = Extra {
+            status: Some(StatusCode::NOT_IMPLEMENTED),
+            ..Extra::default()
+        };
+        return Err(bad("no such protocol: only websocket").with(extra));
+    }
+    parts.method = Method::GET;
+    for name in [CONTENT_LENGTH, EXPECT] {
+        let _before = parts.headers.remove(name);
+    }
+    let upgrade = HeaderValue::from_static("websocket");
+    let _before = parts.headers.insert(UPGRADE, upgrade);
     Ok(())
 }
 
@@ -183,7 +220,7 @@ fn send_http1(parts: &mut Parts, at_end: bool) -> Result<(), Reason> {
     if was_http2 {
         join_cookies(&mut parts.headers);
         // A body of unknown length needs it said, whatever the method.
-        if !at_end && !parts.headers.contains_key(CONTENT_LENGTH) {
+        if !at_end && !is_extended(parts) && !parts.headers.contains_key(CONTENT_LENGTH) {
             let chunked = HeaderValue::from_static("chunked");
             let _before = parts.headers.insert(TRANSFER_ENCODING, chunked);
         }

@@ -24,6 +24,7 @@ mod gate;
 mod guard;
 mod headers;
 mod inbound;
+mod interim;
 mod io;
 mod lease;
 mod limit;

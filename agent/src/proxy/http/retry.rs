@@ -8,12 +8,35 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, Method, StatusCode};
+use http::header::RETRY_AFTER;
+use http::{HeaderMap, HeaderName, Method, StatusCode};
+use jiff::Timestamp;
+use jiff::fmt::rfc2822::DateTimeParser;
 
 use crate::model::below;
 use crate::policy::traffic::Retries;
 use crate::state::RouteRetry;
 use crate::state::traffic::RetryOn;
+
+/// In milliseconds, when a server of gRPC wants to be asked again; not at all where it is no
+/// number (gRPC's proposal A6).
+pub(in crate::proxy) const GRPC_RETRY_PUSHBACK_MS: HeaderName =
+    HeaderName::from_static("grpc-retry-pushback-ms");
+
+/// The longest that a server may have a request wait here: one that is to wait longer is its
+/// client's to send again.
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// When a server wants to be asked again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::proxy) enum Again {
+    /// It does not say.
+    Anytime,
+    /// Not before so long.
+    After(Duration),
+    /// Not at all.
+    Never,
+}
 
 /// How a try ended.
 #[derive(Clone, Copy, Debug)]
@@ -121,10 +144,27 @@ impl<'a> Plan<'a> {
         self.policy.on.contains(&condition)
     }
 
+    /// How long to wait before the retry of this number, where the server has said when:
+    /// longer by the wait that there would be otherwise, so that not all come at once. `None`:
+    /// it is not to be sent again from here.
+    pub(in crate::proxy) fn pause(
+        &self,
+        number: u32,
+        again: Again,
+        random: u64,
+    ) -> Option<Duration> {
+        let wait = self.wait(number, random);
+        match again {
+            Again::Anytime => Some(wait),
+            Again::After(after) => (after <= LONGEST).then(|| after + wait),
+            Again::Never => None,
+        }
+    }
+
     /// How long to wait before the retry of this number, from 1. A policy's wait is a random
     /// part of a window that doubles, so that clients spread ("full jitter"); a route's is
     /// at least what it says, and that much jitter on top.
-    pub(in crate::proxy) fn wait(&self, number: u32, random: u64) -> Duration {
+    fn wait(&self, number: u32, random: u64) -> Duration {
         let doubled = |base: Duration, max: Duration| {
             let factor = 1u32
                 .checked_shl(number.saturating_sub(1))
@@ -136,6 +176,27 @@ impl<'a> Plan<'a> {
         }
         let backoff = self.policy.backoff;
         part(doubled(backoff.base, backoff.max), random)
+    }
+}
+
+impl Again {
+    /// What an answer says that came at this time.
+    pub(in crate::proxy) fn said(headers: &HeaderMap, now: Timestamp) -> Self {
+        if let Some(pushback) = headers.get(GRPC_RETRY_PUSHBACK_MS) {
+            let ms = pushback.to_str().ok().and_then(|text| text.parse().ok());
+            return ms.map_or(Self::Never, |ms| Self::After(Duration::from_millis(ms)));
+        }
+        let said = headers.get(RETRY_AFTER).and_then(|it| it.to_str().ok());
+        let Some(said) = said else {
+            return Self::Anytime;
+        };
+        if let Ok(seconds) = said.parse() {
+            return Self::After(Duration::from_secs(seconds));
+        }
+        match DateTimeParser::new().parse_timestamp(said) {
+            Ok(at) => Self::After(at.duration_since(now).try_into().unwrap_or_default()),
+            Err(_no_date) => Self::Anytime,
+        }
     }
 }
 
@@ -162,7 +223,7 @@ mod tests {
 
     use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
-    use super::{Ended, Plan};
+    use super::{Again, Ended, Plan};
     use crate::policy::traffic::{Retries, TrafficSettings};
     use crate::state::RouteRetry;
     use crate::state::traffic::RetryOn;
@@ -312,5 +373,44 @@ mod tests {
             assert!(plan.wait(number, 0) >= Duration::from_millis(100));
             assert!(plan.wait(number, u64::MAX) <= Duration::from_millis(1100));
         }
+    }
+
+    #[test]
+    fn servers_say_when_in_seconds_by_date_or_in_grpc() {
+        let now = "2026-01-02T03:04:05Z".parse().unwrap();
+        let said = |name: &'static str, value: &'static str| {
+            let name = HeaderName::from_static(name);
+            Again::said(
+                &HeaderMap::from_iter([(name, HeaderValue::from_static(value))]),
+                now,
+            )
+        };
+        let after = |millis| Again::After(Duration::from_millis(millis));
+        assert_eq!(said("retry-after", "2"), after(2000));
+        let date = "Fri, 02 Jan 2026 03:04:12 GMT";
+        assert_eq!(said("retry-after", date), after(7000));
+        let past = "Fri, 02 Jan 2026 03:04:00 GMT";
+        assert_eq!(said("retry-after", past), after(0));
+        assert_eq!(said("retry-after", "soon"), Again::Anytime);
+        assert_eq!(said("x-other", "2"), Again::Anytime);
+        assert_eq!(said("grpc-retry-pushback-ms", "250"), after(250));
+        for never in ["-1", "", "soon"] {
+            assert_eq!(said("grpc-retry-pushback-ms", never), Again::Never);
+        }
+    }
+
+    #[test]
+    fn what_a_server_says_is_waited_and_more_where_that_is_not_too_long() {
+        let policy = policy(&[RetryOn::GatewayError]);
+        let plan = Plan::new(&policy, None, &Method::GET);
+        let half = u64::MAX / 2;
+        let wait = plan.wait(1, half);
+        assert!(!wait.is_zero());
+        let second = Duration::from_secs(1);
+        let pause = |again| plan.pause(1, again, half);
+        assert_eq!(pause(Again::Anytime), Some(wait));
+        assert_eq!(pause(Again::After(second)), Some(second + wait));
+        assert_eq!(pause(Again::After(11 * second)), None);
+        assert_eq!(pause(Again::Never), None);
     }
 }

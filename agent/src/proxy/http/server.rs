@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::body::Body;
 use super::detect::Speaks;
+use super::interim::Hints;
 use super::io::{Io, Meter};
 use super::owed::Owed;
 use super::pump::{Of, Pump, Stopped};
@@ -263,7 +264,8 @@ async fn http2(
         .max_header_list_size(config.header_list)
         .max_concurrent_streams(config.max_concurrent_streams)
         .max_pending_accept_reset_streams(config.pending_resets)
-        .max_send_buffer_size(config.send_buffer);
+        .max_send_buffer_size(config.send_buffer)
+        .enable_connect_protocol();
     let handshake = tokio::time::timeout(config.head_timeout, builder.handshake(io));
     let mut connection = match handshake.await {
         Ok(Ok(connection)) => connection,
@@ -335,16 +337,24 @@ enum Ended {
 /// One request of HTTP/2, to the end of its answer.
 async fn stream(
     handler: Arc<impl Handler>,
-    request: Request<RecvStream>,
+    mut request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
     limit: Duration,
 ) -> Ended {
     let is_head = request.method() == Method::HEAD;
     let silence = (!may_be_silent(&request)).then_some(limit);
-    let answer = tokio::select! {
-        biased;
-        _reset = poll_fn(|cx| respond.poll_reset(cx)) => return Ended::Reset,
-        answer = handler.handle(request.map(|body| Body::http2(body, silence))) => answer,
+    let mut hints = Hints::of(&mut request);
+    let request = request.map(|body| Body::http2(body, silence));
+    let mut answer = pin!(handler.handle(request));
+    let answer = loop {
+        tokio::select! {
+            biased;
+            _reset = poll_fn(|cx| respond.poll_reset(cx)) => return Ended::Reset,
+            hint = hints.next() => if let Err(error) = respond.send_informational(hint) {
+                tracing::debug!(%error, "a hint was not delivered");
+            },
+            answer = &mut answer => break answer,
+        }
     };
     let (parts, mut body) = answer.response.into_parts();
     if is_head {

@@ -66,6 +66,7 @@ pub(super) fn unanswered(why: &Why) -> Reason {
         Why::Closed { .. } | Why::Reset(_) => {
             Reason::new(ReasonKind::UpstreamReset, "before an answer")
         }
+        Why::Unsupported => Reason::new(ReasonKind::UpstreamReset, "the server takes no WebSocket"),
         Why::Client => Reason::new(ReasonKind::BadRequest, "the body broke off"),
         Why::Slow => {
             let extra = Extra {

@@ -13,18 +13,20 @@ use std::time::Duration;
 use http::Request;
 use http::request::Parts;
 use http_body::Body as _;
+use jiff::Timestamp;
 use tokio::time::{Instant, timeout_at};
 
 use super::body::{Body, BodyError};
 use super::deadline::{Deadline, Limits, write_grpc_timeout};
 use super::forward::{Refused, ServicePort};
+use super::headers;
 use super::lease::Limited;
 use super::load::Load;
 use super::outbound::{Outbound, Server, send};
 use super::reason::{Reason, ReasonKind, word};
 use super::record::Exchange;
 use super::replay::{Replay, Reserve};
-use super::retry::{Ended, Plan};
+use super::retry::{Again, Ended, Plan};
 use super::session::unanswered;
 use super::timed::{Timed, TimedOut};
 use super::upstream::{self, Exit, Failed, Sent, Why};
@@ -118,12 +120,17 @@ impl Outbound {
         let route = target.rule.and_then(|rule| rule.retry.as_ref());
         let http2 = target.version == upstream::Version::Http2;
         let plan = Plan::new(&settings.retries, route, &parts.method);
+        let limits = Limits::new(target.rule, &settings.timeouts, &parts.headers, exchange);
         let mut tries = Tries {
             outbound: self,
             target,
             balancer: &balancer,
             plan,
-            limits: Limits::new(target.rule, &settings.timeouts, &parts.headers, exchange),
+            limits: if headers::is_extended(&parts) {
+                limits.until_switched()
+            } else {
+                limits
+            },
             hash: hash(&settings, &parts, dialler.peer.ip()),
             failed: Vec::new(),
         };
@@ -151,7 +158,8 @@ impl Tries<'_> {
             let wanted = exchange.retries < self.plan.attempts()
                 && tried.ended().is_some_and(|ended| self.plan.repeats(ended))
                 && source.can_repeat();
-            let granted = self.pause(wanted, exchange.retries).await;
+            let again = wanted.then(|| tried.again());
+            let granted = self.pause(again, exchange.retries).await;
             if granted.is_none() {
                 source.settle();
                 return self.settle(tried, guard, exchange);
@@ -163,13 +171,10 @@ impl Tries<'_> {
         }
     }
 
-    /// Waits before another try. `None`: there is none, because it is not wanted, or too many
-    /// are being made already, or it would come too late.
-    async fn pause(&self, wanted: bool, before: u32) -> Option<RetryGuard> {
-        if !wanted {
-            return None;
-        }
-        let wait = self.plan.wait(before + 1, rand::random());
+    /// Waits before another try. `None`: there is none, because it is not wanted, here or by
+    /// the server, or too many are being made already, or it would come too late.
+    async fn pause(&self, again: Option<Again>, before: u32) -> Option<RetryGuard> {
+        let wait = self.plan.pause(before + 1, again?, rand::random())?;
         let now = Instant::now();
         if self.limits.head.is_some_and(|head| head.left(now) <= wait) {
             return None;
@@ -356,6 +361,14 @@ impl Tried {
         }
     }
 
+    /// When the server wants to be asked again.
+    fn again(&self) -> Again {
+        match self {
+            Self::Answered { sent, .. } => Again::said(sent.response.headers(), Timestamp::now()),
+            Self::Failed { .. } => Again::Anytime,
+        }
+    }
+
     /// How it ended; `None`: in a way that another try does not change.
     fn ended(&self) -> Option<Ended<'_>> {
         let (why, request) = match self {
@@ -386,7 +399,8 @@ impl Tried {
                 Outcome::Denied { .. } | Outcome::DeniedByPeer(_) | Outcome::CircuitOpen(_),
             )
             | Why::Client
-            | Why::Slow => None,
+            | Why::Slow
+            | Why::Unsupported => None,
             Why::Connect(_) => Some(Ended::Unreached),
             Why::Reset(error) if is_refusal(error) => Some(Ended::Refused),
             _ if request.is_some() => Some(Ended::Refused),
@@ -417,6 +431,7 @@ impl Failure {
             Some(
                 Why::Client
                     | Why::Slow
+                    | Why::Unsupported
                     | Why::Connect(
                         Outcome::Denied { .. } | Outcome::DeniedByPeer(_) | Outcome::CircuitOpen(_)
                     )

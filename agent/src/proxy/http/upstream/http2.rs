@@ -2,32 +2,38 @@
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::RecvStream;
 use h2::client::{Builder, SendRequest};
+use h2::{Ping, PingPong, RecvStream};
 use http::Request;
 use http_body::Body as _;
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
-use super::{Exit, Failed, Sent, Why};
+use super::{Exit, Failed, Sent, Why, websocket};
 use crate::proxy::config::HttpConfig;
 use crate::proxy::http::body::Body;
+use crate::proxy::http::interim::Interim;
 use crate::proxy::http::io::Io;
 use crate::proxy::http::pump::{Of, Pump, Stopped};
 use crate::proxy::tasks::Tasks;
 use crate::proxy::tunnel::Under;
 
+/// For a server to say what it can do.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// One connection.
 #[derive(Debug)]
 pub(in crate::proxy::http) struct Http2 {
     sender: SendRequest<Bytes>,
+    /// For as long as it is not known what the server can do.
+    ping: tokio::sync::Mutex<Option<PingPong>>,
     /// Its driver runs, and it takes new requests.
     open: Arc<AtomicBool>,
     load: AtomicUsize,
@@ -75,7 +81,8 @@ impl Http2 {
             .initial_connection_window_size(config.connection_window)
             .max_header_list_size(config.header_list)
             .enable_push(false);
-        let (sender, connection) = builder.handshake::<_, Bytes>(io).await?;
+        let (sender, mut connection) = builder.handshake::<_, Bytes>(io).await?;
+        let ping = tokio::sync::Mutex::new(connection.ping_pong());
         let open = Arc::new(AtomicBool::new(true));
         let closes = Closes(Arc::clone(&open));
         tasks.spawn(async move {
@@ -86,6 +93,7 @@ impl Http2 {
         });
         Ok(Arc::new(Self {
             sender,
+            ping,
             open,
             load: AtomicUsize::new(0),
             limit: config.streams_per_connection,
@@ -98,6 +106,21 @@ impl Http2 {
     pub(super) fn is_open(&self) -> bool {
         let current = self.under.as_ref().is_none_or(Under::is_current);
         current && self.open.load(Ordering::Relaxed)
+    }
+
+    /// The server takes an extended CONNECT (RFC 8441).
+    async fn takes_extended(&self) -> bool {
+        if self.sender.is_extended_connect_protocol_enabled() {
+            return true;
+        }
+        // Its settings come before whatever else it says.
+        let mut ping = self.ping.lock().await;
+        if let Some(pinging) = &mut *ping
+            && let Ok(Ok(_pong)) = timeout(PATIENCE, pinging.ping(Ping::opaque())).await
+        {
+            *ping = None;
+        }
+        self.sender.is_extended_connect_protocol_enabled()
     }
 
     pub(super) fn is_idle_for(&self, now: Instant, limit: Duration) -> bool {
@@ -129,9 +152,15 @@ impl Place {
     /// Sends the request and waits for the head of its answer.
     pub(super) async fn send(
         self,
-        request: Request<Body>,
+        mut request: Request<Body>,
         exit: &Exit<'_>,
     ) -> Result<Sent, Failed> {
+        if websocket::is_meant(&request) {
+            if !self.0.takes_extended().await {
+                return Err(Failed::unsent(Why::Unsupported, request));
+            }
+            websocket::to_http2(&mut request);
+        }
         let mut sender = match self.0.sender.clone().ready().await {
             Ok(sender) => sender,
             Err(error) => {
@@ -140,16 +169,16 @@ impl Place {
                 return Err(Failed::unsent(Why::Reset(error.into()), request));
             }
         };
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        let interim = parts.extensions.remove::<Interim>();
         let at_end = body.is_end_stream();
         let head = Request::from_parts(parts, ());
-        let (answer, send) = match sender.send_request(head, at_end) {
+        let (mut answer, send) = match sender.send_request(head, at_end) {
             Ok(sent) => sent,
             Err(error) => return Err(Failed::of(error)),
         };
         drop(sender);
         let mut upload = (!at_end).then(|| Pump::new(Of::Request, body, send));
-        let mut answer = pin!(answer);
         let answered = poll_fn(|cx| {
             if let Some(pump) = &mut upload
                 && let Poll::Ready(ended) = pump.poll(cx)
@@ -159,8 +188,12 @@ impl Place {
                     return Poll::Ready(Err(Why::of_body(&error)));
                 }
             }
-            answer
-                .as_mut()
+            if let Some(interim) = &interim {
+                while let Poll::Ready(Some(Ok(head))) = answer.poll_informational(cx) {
+                    interim.pass(head.status(), head.headers());
+                }
+            }
+            Pin::new(&mut answer)
                 .poll(cx)
                 .map_err(|error| Why::Reset(error.into()))
         });

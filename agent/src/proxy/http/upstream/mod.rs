@@ -11,6 +11,7 @@
 
 mod http1;
 mod http2;
+mod websocket;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,6 +21,7 @@ use tokio::time::Instant;
 
 pub(super) use self::http1::{Answer1, Http1};
 pub(super) use self::http2::{Answer2, Http2};
+pub(super) use self::websocket::Socket;
 use super::body::{Body, BodyError};
 use super::io::Io;
 use crate::proxy::config::Config;
@@ -95,6 +97,8 @@ pub(super) enum Why {
     Client,
     /// Nothing more of it came for too long.
     Slow,
+    /// The server does not speak what the client of HTTP/2 asks for.
+    Unsupported,
 }
 
 impl Upstreams {
@@ -203,6 +207,22 @@ impl Exit<'_> {
     }
 
     async fn send1(&self, mut request: Request<Body>, dial: &impl Dial) -> Result<Sent, Failed> {
+        if !websocket::is_meant(&request) {
+            return self.ask1(request, dial).await;
+        }
+        let client = websocket::Client::take(&mut request);
+        match self.ask1(request, dial).await {
+            Ok(sent) => client.join(sent, self.tasks),
+            Err(mut failed) => {
+                if let Some(request) = &mut failed.request {
+                    client.give_back(request);
+                }
+                Err(failed)
+            }
+        }
+    }
+
+    async fn ask1(&self, mut request: Request<Body>, dial: &impl Dial) -> Result<Sent, Failed> {
         if let Some(kept) = self.upstreams.take(self.to) {
             let again = repeatable(&request);
             match kept.send(request, self).await {

@@ -65,7 +65,7 @@ pub(super) async fn chunk(body: &mut RecvStream) -> Bytes {
 }
 
 /// Sends as much as there is room for, in order.
-async fn send_all(send: &mut SendStream<Bytes>, mut bytes: Bytes, end: bool) {
+pub(super) async fn send_all(send: &mut SendStream<Bytes>, mut bytes: Bytes, end: bool) {
     while !bytes.is_empty() {
         send.reserve_capacity(bytes.len());
         let room = soon(poll_fn(|cx| send.poll_capacity(cx))).await;

@@ -14,6 +14,7 @@ mod services;
 mod traffic;
 mod tries;
 mod upgrade;
+mod websocket;
 
 use std::net::SocketAddr;
 

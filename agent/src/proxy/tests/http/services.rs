@@ -75,7 +75,8 @@ fn serve(listener: TcpListener, app: App) {
     });
 }
 
-/// `/status/N`: N. `/flaky/K`: 503 to the first K requests. `/never`: nothing, ever. Else 200.
+/// `/status/N`: N. `/flaky/K`: 503 to the first K requests. `/later/N`: 503 to the first, which
+/// may come again after N seconds. `/never`: nothing, ever. Else 200.
 /// The body says what was asked; header `x-server` says who answered.
 async fn answer(app: App, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     let number = app.seen.fetch_add(1, Ordering::SeqCst);
@@ -96,11 +97,16 @@ async fn answer(app: App, request: Request<Incoming>) -> Result<Response<Full<By
     let status = match path.trim_start_matches('/').split_once('/') {
         Some(("status", status)) => status.parse().unwrap(),
         Some(("flaky", count)) if number < count.parse().unwrap() => 503,
+        Some(("later", _)) if number == 0 => 503,
         Some(("never", _)) => std::future::pending().await,
         _ => 200,
     };
     let mut response = Response::new(Full::from(text));
     *response.status_mut() = StatusCode::from_u16(status).unwrap();
+    if let Some(after) = path.strip_prefix("/later/") {
+        let after = HeaderValue::from_str(after).unwrap();
+        let _before = response.headers_mut().insert("retry-after", after);
+    }
     let name = HeaderValue::from_static(app.name);
     let _before = response.headers_mut().insert("x-server", name);
     Ok(response)

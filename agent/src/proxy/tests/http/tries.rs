@@ -382,6 +382,46 @@ async fn a_limit_refuses_what_is_too_much_and_says_when_to_come_again() {
     let after: u64 = heard.header("retry-after").unwrap().parse().unwrap();
     assert!((1700..=1801).contains(&after), "{after}");
     assert_eq!(shop.app.count(), 3);
+    let call = "POST /a.B/C HTTP/1.1\r\nHost: web\r\nContent-Type: application/grpc\r\n\
+                Content-Length: 0\r\nx-key: a\r\n\r\n";
+    let heard = request(&shop.client, &shop.web, call).await;
+    assert_eq!(heard.header("grpc-status"), Some("8"));
+    let pushback: u64 = heard
+        .header("grpc-retry-pushback-ms")
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!((1_700_000..=1_800_001).contains(&pushback), "{pushback}");
+}
+
+#[tokio::test]
+async fn a_server_that_says_when_is_asked_again_then_or_not_at_all() {
+    let mut shop = shop();
+    shop.policy(retries(&[RetryOn::GatewayError], 2));
+    let begun = std::time::Instant::now();
+    let heard = shop.get("/later/1").await;
+    assert_eq!(
+        (heard.status(), heard.header("fairlead-retries")),
+        (200, Some("1"))
+    );
+    assert!(begun.elapsed() >= Duration::from_secs(1));
+    // Its client has the time.
+    shop.app.seen.store(0, Ordering::SeqCst);
+    let heard = shop.get("/later/60").await;
+    assert_eq!(
+        (heard.status(), heard.header("retry-after")),
+        (503, Some("60"))
+    );
+    assert_eq!(shop.app.count(), 1);
+    // And so where its deadline is earlier.
+    let mut spec = retries(&[RetryOn::GatewayError], 2);
+    spec.timeouts = Some(TimeoutsSpec {
+        request: Some(Duration::from_millis(900)),
+        ..TimeoutsSpec::default()
+    });
+    shop.policy(spec);
+    shop.app.seen.store(0, Ordering::SeqCst);
+    assert_eq!(shop.get("/later/1").await.status(), 503);
 }
 
 #[tokio::test]
