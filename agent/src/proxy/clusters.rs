@@ -22,7 +22,8 @@ use crate::policy::balance::{Balancer, Candidate, EndpointFigures, Near};
 use crate::policy::traffic::TrafficSettings;
 use crate::state::{Endpoint, Pod};
 
-/// Label of a pod that says where its node is; Kubernetes copies it from the node.
+/// Label of a pod that says where its node is; Kubernetes copies it from the node since 1.35.
+/// EndpointSlices have said so for longer.
 const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// All balancers of the node.
@@ -52,6 +53,8 @@ struct Inner {
 struct MadeOf {
     settings: Arc<TrafficSettings>,
     endpoints: Option<Arc<[Endpoint]>>,
+    /// Of this node.
+    zone: Option<Arc<str>>,
 }
 
 /// What is known of the endpoints of a Service's port, that this node's pods have sent
@@ -126,8 +129,8 @@ impl Clusters {
         if let Some(cluster) = self.find(service, port, v6) {
             return cluster;
         }
-        let made_of = MadeOf::now(table, service, port);
-        let candidates = self.candidates(table, made_of.endpoints(), v6);
+        let made_of = self.made_of(table, service, port);
+        let candidates = self.candidates(table, &made_of, v6);
         let cluster = Cluster(Arc::new(Inner {
             port,
             v6,
@@ -155,9 +158,9 @@ impl Clusters {
         if cluster.revision.load(Relaxed) >= revision {
             return;
         }
-        let new = MadeOf::now(table, service, cluster.port);
+        let new = self.made_of(table, service, cluster.port);
         if !new.is(&made_of) {
-            let candidates = self.candidates(table, new.endpoints(), cluster.v6);
+            let candidates = self.candidates(table, &new, cluster.v6);
             let balancer = &cluster.balancer;
             balancer.update(Arc::clone(&new.settings), &candidates, now);
             *made_of = new;
@@ -165,38 +168,52 @@ impl Clusters {
         cluster.revision.store(revision, Relaxed);
     }
 
-    fn candidates(&self, table: &Table, endpoints: &[Endpoint], v6: bool) -> Vec<Candidate> {
-        let here = table.snapshot().pods_of_node(&self.node);
-        let zone = here.iter().find_map(|pod| pod.labels.get(ZONE));
-        let near = |pod: &Arc<Pod>| {
-            if pod.node.as_ref() == Some(&self.node) {
+    fn made_of(&self, table: &Table, service: &NamespacedName, port: u16) -> MadeOf {
+        let snapshot = table.snapshot();
+        let of_pods = || {
+            let mut here = snapshot.pods_of_node(&self.node).iter();
+            here.find_map(|pod| pod.labels.get(ZONE))
+        };
+        let zone = snapshot.zones.get(&self.node);
+        MadeOf {
+            settings: table.traffic(service, port),
+            endpoints: snapshot.endpoints.get(&(service.clone(), port)).cloned(),
+            zone: zone.or_else(of_pods).cloned(),
+        }
+    }
+
+    fn candidates(&self, table: &Table, of: &MadeOf, v6: bool) -> Vec<Candidate> {
+        let zones = &table.snapshot().zones;
+        let zone_of = |pod: &Pod| {
+            let of_node = pod.node.as_ref().and_then(|node| zones.get(node));
+            of_node.or_else(|| pod.labels.get(ZONE)).cloned()
+        };
+        let near = |endpoint: &Endpoint| {
+            let pod = table.pod_by_ip(endpoint.ip);
+            if pod.is_some_and(|pod| pod.node.as_ref() == Some(&self.node)) {
                 return Near::Node;
             }
-            match (pod.labels.get(ZONE), zone) {
-                (Some(theirs), Some(ours)) if theirs == ours => Near::Zone,
-                (_, _) => Near::Far,
+            let theirs = endpoint.zone.clone();
+            let theirs = theirs.or_else(|| zone_of(pod?));
+            if theirs.is_some() && theirs == of.zone {
+                Near::Zone
+            } else {
+                Near::Far
             }
         };
+        let endpoints = of.endpoints();
         let of_family = endpoints.iter().filter(|it| it.ip.is_ipv6() == v6);
         of_family
             .map(|endpoint| Candidate {
                 address: SocketAddr::new(endpoint.ip, endpoint.port),
                 ready: endpoint.ready,
-                near: table.pod_by_ip(endpoint.ip).map_or(Near::Far, near),
+                near: near(endpoint),
             })
             .collect()
     }
 }
 
 impl MadeOf {
-    fn now(table: &Table, service: &NamespacedName, port: u16) -> Self {
-        let endpoints = &table.snapshot().endpoints;
-        Self {
-            settings: table.traffic(service, port),
-            endpoints: endpoints.get(&(service.clone(), port)).cloned(),
-        }
-    }
-
     fn endpoints(&self) -> &[Endpoint] {
         self.endpoints.as_deref().unwrap_or_default()
     }
@@ -204,7 +221,9 @@ impl MadeOf {
     /// Nothing differs: both are the same for as long as nothing of them changes.
     fn is(&self, other: &Self) -> bool {
         let pointer = |it: &Self| it.endpoints.as_ref().map(Arc::as_ptr);
-        Arc::ptr_eq(&self.settings, &other.settings) && pointer(self) == pointer(other)
+        Arc::ptr_eq(&self.settings, &other.settings)
+            && pointer(self) == pointer(other)
+            && self.zone == other.zone
     }
 }
 
@@ -371,6 +390,66 @@ mod tests {
         world.put(policy(None, locality(false, true)));
         node.take(&mut world);
         assert_eq!(node.reached(), ["10.0.0.1:8080", "10.0.0.2:8080"]);
+    }
+
+    #[test]
+    fn zones_are_those_of_slices_also_where_pods_do_not_tell_them() {
+        use crate::state::{EndpointSlice, SliceAddress};
+
+        let at = |text, ip: &[&str], on| Pod {
+            node: Some(node(on)),
+            ..pod(text, ip)
+        };
+        let endpoint = |text, on: &str, zone: &str| SliceAddress {
+            zone: Some(zone.into()),
+            node: Some(node(on)),
+            ..SliceAddress::at(ip(text), true)
+        };
+        let mut world = World::new([
+            namespace("shop", "enabled"),
+            Object::Pod(at("shop/far", &["10.0.0.3"], "c")),
+            Object::Pod(at("shop/near", &["10.0.0.2"], "b")),
+            Object::Pod(at("shop/client", &["10.0.0.9"], "a")),
+            Object::Service(service("shop/web", "10.96.0.1")),
+        ]);
+        let slice = |addresses| {
+            Object::EndpointSlice(EndpointSlice {
+                name: name("shop/web-1"),
+                service: "web".into(),
+                ports: vec![("http".into(), 8080)],
+                addresses,
+            })
+        };
+        let zoned = |ours: &str| {
+            vec![
+                endpoint("10.0.0.2", "b", "east"),
+                endpoint("10.0.0.3", "c", "west"),
+                // Of no pod that is known.
+                endpoint("192.0.2.1", "d", "east"),
+                SliceAddress {
+                    ready: false,
+                    ..endpoint("10.0.0.8", "a", ours)
+                },
+            ]
+        };
+        let locality = TrafficSpec {
+            load_balancing: Some(LoadBalancingSpec {
+                locality: Some(LocalitySpec {
+                    zone: Some(true),
+                    overprovisioning: Some(1000),
+                    ..LocalitySpec::default()
+                }),
+                ..LoadBalancingSpec::default()
+            }),
+            ..TrafficSpec::default()
+        };
+        world.put(policy(None, locality));
+        world.put(slice(zoned("east")));
+        let mut node = Node::new(&mut world);
+        assert_eq!(node.reached(), ["10.0.0.2:8080", "192.0.2.1:8080"]);
+        world.put(slice(zoned("west")));
+        node.take(&mut world);
+        assert_eq!(node.reached(), ["10.0.0.3:8080"]);
     }
 
     #[test]

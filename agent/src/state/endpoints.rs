@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::objects::{Endpoint, EndpointSlice, Pod, PodPhase, Service, ServicePort, TargetPort};
+use super::objects::{
+    Endpoint, EndpointSlice, Pod, PodPhase, Service, ServicePort, SliceAddress, TargetPort,
+};
 
 /// The Service's selector chooses the pod.
 pub(super) fn selects(service: &Service, pod: &Pod) -> bool {
@@ -31,6 +33,7 @@ pub(super) fn of_pod(
         ip,
         port: number,
         ready: pod.ready || service.publish_not_ready,
+        zone: None,
     })
 }
 
@@ -39,10 +42,11 @@ pub(super) fn of_slices(port: &ServicePort, slices: &[EndpointSlice]) -> Arc<[En
     let endpoints = slices.iter().flat_map(|slice| {
         let named = slice.ports.iter().filter(|(name, _)| *name == port.name);
         named.flat_map(|&(_, number)| {
-            let endpoint = move |&(ip, ready)| Endpoint {
-                ip,
+            let endpoint = move |it: &SliceAddress| Endpoint {
+                ip: it.ip,
                 port: number,
-                ready,
+                ready: it.ready,
+                zone: it.zone.clone(),
             };
             slice.addresses.iter().map(endpoint)
         })

@@ -53,6 +53,14 @@ impl Interner {
         for (name, _) in &mut slice.ports {
             self.text(name);
         }
+        for address in &mut slice.addresses {
+            if let Some(zone) = &mut address.zone {
+                self.text(zone);
+            }
+            if let Some(node) = &mut address.node {
+                self.text(&mut node.0);
+            }
+        }
         slice.ports.shrink_to_fit();
         slice.addresses.shrink_to_fit();
     }

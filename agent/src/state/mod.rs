@@ -39,8 +39,8 @@ pub use external::{ExternalProvider, IncludedBody};
 pub use jwt::{ClaimHeader, JwtKeys, JwtProvider, TokenHeader};
 pub use objects::{
     Action, AuthorizationPolicy, Endpoint, EndpointSlice, From, MeshPolicy, MtlsMode, Namespace,
-    Pod, PodPhase, PolicyScope, Problem, Rule, Selector, Service, ServicePort, StringMatch,
-    TargetPort, To,
+    Pod, PodPhase, PolicyScope, Problem, Rule, Selector, Service, ServicePort, SliceAddress,
+    StringMatch, TargetPort, To,
 };
 pub use pattern::Pattern;
 pub use references::{InForce, Unattached, Unresolved};

@@ -162,8 +162,33 @@ pub struct EndpointSlice {
     pub service: Arc<str>,
     /// `ports`: name and number, TCP only.
     pub ports: Vec<(Arc<str>, u16)>,
-    /// `endpoints`: the first address of each, and whether it is ready.
-    pub addresses: Vec<(IpAddr, bool)>,
+    /// `endpoints`: the first address of each.
+    pub addresses: Vec<SliceAddress>,
+}
+
+/// One of the `endpoints` of an EndpointSlice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SliceAddress {
+    /// Its first address.
+    pub ip: IpAddr,
+    /// `conditions.ready`.
+    pub ready: bool,
+    /// `zone`.
+    pub zone: Option<Arc<str>>,
+    /// `nodeName`.
+    pub node: Option<NodeName>,
+}
+
+impl SliceAddress {
+    /// One of which nobody knows where it is.
+    pub fn at(ip: IpAddr, ready: bool) -> Self {
+        Self {
+            ip,
+            ready,
+            zone: None,
+            node: None,
+        }
+    }
 }
 
 /// One address that serves one port of a Service, from an EndpointSlice or derived
@@ -176,6 +201,9 @@ pub struct Endpoint {
     pub port: u16,
     /// May be sent new connections.
     pub ready: bool,
+    /// Where it is, as its EndpointSlice says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zone: Option<Arc<str>>,
 }
 
 /// How a policy matches a string: `abc` exactly, `abc*` prefix, `*abc` suffix, `*` presence.

@@ -44,6 +44,8 @@ pub struct Snapshot {
     /// Endpoints of each Service by the Service's port: ready ones first, then by
     /// address. A Service's port with no endpoint has an empty entry.
     pub endpoints: OrdMap<(NamespacedName, u16), Arc<[Endpoint]>>,
+    /// The zones of nodes, as EndpointSlices tell them.
+    pub zones: OrdMap<NodeName, Arc<str>>,
     /// By name.
     pub authorization_policies: OrdMap<NamespacedName, Arc<AuthorizationPolicy>>,
     /// By name.

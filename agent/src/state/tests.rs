@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::fixtures::{World, ip, labels, name, namespace, node, pod, port, service};
 use super::{
     Action, AuthorizationPolicy, Change, Dict, Endpoint, EndpointSlice, MESH_LABEL, Namespace,
-    Object, ObjectKind, Origin, Pod, PodPhase, PolicyScope, Problem, Service, Snapshot, TargetPort,
-    Writer,
+    Object, ObjectKind, Origin, Pod, PodPhase, PolicyScope, Problem, Service, SliceAddress,
+    Snapshot, TargetPort, Writer,
 };
 
 impl World {
@@ -504,7 +504,7 @@ fn slices_of_its_own_replace_derived_endpoints() {
             name: name(text),
             service: "web".into(),
             ports: vec![("http".into(), 3000)],
-            addresses: vec![(ip(address), ready)],
+            addresses: vec![SliceAddress::at(ip(address), ready)],
         })
     };
     let mut world = World::new([

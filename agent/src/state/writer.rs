@@ -329,6 +329,7 @@ impl Writer {
             services.insert(service);
         }
         if let Some(slice) = new {
+            self.note_zones(&slice);
             let service =
                 NamespacedName::new(Arc::clone(&name.namespace), Arc::clone(&slice.service));
             self.service_of_slice.insert(name.clone(), service.clone());
@@ -341,6 +342,20 @@ impl Writer {
         for service in services {
             self.note_derived(&service);
             self.rebuild(&service);
+        }
+    }
+
+    /// Nodes don't change their zones while they live, and are never so many that those that
+    /// have gone would count.
+    fn note_zones(&mut self, slice: &EndpointSlice) {
+        for address in &slice.addresses {
+            let Some((node, zone)) = address.node.as_ref().zip(address.zone.as_ref()) else {
+                continue;
+            };
+            if self.snapshot.zones.get(node) != Some(zone) {
+                self.snapshot.zones.insert(node.clone(), Arc::clone(zone));
+                self.changed = true;
+            }
         }
     }
 

@@ -239,9 +239,12 @@ pub(super) struct EndpointPort<'a> {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct Endpoint<'a> {
     #[serde(borrow)]
     pub(super) addresses: Option<Vec<Text<'a>>>,
+    pub(super) zone: Option<Text<'a>>,
+    pub(super) node_name: Option<Text<'a>>,
     pub(super) conditions: Option<EndpointConditions>,
 }
 

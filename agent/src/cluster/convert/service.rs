@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::lean::{self, NumberOrName, ServiceSpec, ServiceStatus, label};
 use super::pod::{address, distinct, opaque_ports};
 use super::{FieldPath, FieldProblem, Outcome, problem};
-use crate::model::NamespacedName;
-use crate::state::{EndpointSlice, Service, ServicePort, TargetPort};
+use crate::model::{NamespacedName, NodeName};
+use crate::state::{EndpointSlice, Service, ServicePort, SliceAddress, TargetPort};
 
 /// Label of an EndpointSlice: the Service that it belongs to.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -165,7 +165,12 @@ pub(super) fn convert_slice(
         // More than one address of an endpoint mean the same, so the first does.
         let first = endpoint.addresses.as_deref().unwrap_or_default().first();
         match first.map_or(Err("is missing".to_owned()), |ip| address(ip)) {
-            Ok(ip) => addresses.push((ip, ready)),
+            Ok(ip) => addresses.push(SliceAddress {
+                ip,
+                ready,
+                zone: endpoint.zone.as_deref().map(Arc::from),
+                node: endpoint.node_name.as_deref().map(|it| NodeName(it.into())),
+            }),
             Err(message) => {
                 let endpoint = FieldPath::of(&["endpoints"]).index(index);
                 let field = endpoint.key("addresses").index(0);

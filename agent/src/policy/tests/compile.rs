@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::*;
 use crate::policy::InboundPolicy;
 use crate::state::fixtures::{labels, service};
-use crate::state::{Dict, EndpointSlice, ObjectKind, Pod, ROOT_NAMESPACE, Service};
+use crate::state::{Dict, EndpointSlice, ObjectKind, Pod, ROOT_NAMESPACE, Service, SliceAddress};
 
 const PODS: [&str; 3] = ["shop/a", "shop/b", "other/c"];
 
@@ -155,7 +155,7 @@ fn services_matter_where_they_are_targets() {
             name: name("shop/web-1"),
             service: "web".into(),
             ports: vec![("http".into(), 80)],
-            addresses: vec![(ip(address), true)],
+            addresses: vec![SliceAddress::at(ip(address), true)],
         })
     };
     timeline.check(|w| w.put(slice("10.0.0.1")), &["shop/a"]);

@@ -6,7 +6,7 @@ use super::*;
 use crate::model::OrigDst;
 use crate::policy::{Route, UnavailableReason};
 use crate::state::fixtures::service;
-use crate::state::{Dict, EndpointSlice, Pod, Service, Snapshot};
+use crate::state::{Dict, EndpointSlice, Pod, Service, SliceAddress, Snapshot};
 
 fn world() -> World {
     let unready = Pod {
@@ -203,7 +203,7 @@ fn an_endpoint_that_is_no_pod_passes() {
         name: name("shop/external"),
         service: "db".into(),
         ports: vec![("http".into(), 5432)],
-        addresses: vec![(ip("192.0.2.7"), true)],
+        addresses: vec![SliceAddress::at(ip("192.0.2.7"), true)],
     }));
     world.put(Object::Service(Service {
         selector: Dict::default(),

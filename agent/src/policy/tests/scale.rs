@@ -8,7 +8,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::policy::Table;
 use crate::state::fixtures::{World, name, namespace, node, pod, service};
-use crate::state::{EndpointSlice, Object, Pod};
+use crate::state::{EndpointSlice, Object, Pod, SliceAddress};
 
 /// Pods of one namespace, and of one Service.
 const PODS: usize = 100;
@@ -87,7 +87,7 @@ fn numbered_pod(number: usize) -> Pod {
 
 fn slice(number: usize, unready: usize) -> Object {
     let first = number * PODS_OF_SERVICE;
-    let endpoint = |at| (address(first + at), at != unready % PODS_OF_SERVICE);
+    let endpoint = |at| SliceAddress::at(address(first + at), at != unready % PODS_OF_SERVICE);
     Object::EndpointSlice(EndpointSlice {
         name: name(&format!("ns{}/s{number}-x", first / PODS)),
         service: format!("s{number}").into(),

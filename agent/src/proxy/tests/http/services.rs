@@ -21,7 +21,7 @@ use super::{Heard, ask};
 use crate::cluster::convert::{Converter, NetnsFrom};
 use crate::model::{NamespacedName, TrustDomain};
 use crate::proxy::tests::world::{TestPod, World, fresh_ip};
-use crate::state::{Dict, EndpointSlice, Object, Service, ServicePort, TargetPort};
+use crate::state::{Dict, EndpointSlice, Object, Service, ServicePort, SliceAddress, TargetPort};
 
 /// A Service on port 80.
 pub(super) struct Served {
@@ -143,7 +143,7 @@ impl World {
                 name: NamespacedName::new("shop", format!("{name}-{index}")),
                 service: name.into(),
                 ports: vec![("http".into(), endpoint.port())],
-                addresses: vec![(endpoint.ip(), true)],
+                addresses: vec![SliceAddress::at(endpoint.ip(), true)],
             }));
         }
         self.apply(Object::Service(Service {

@@ -21,7 +21,7 @@ use super::{Heard, ask, hear};
 use crate::cluster::convert::{Converter, NetnsFrom};
 use crate::model::{NamespacedName, TrustDomain};
 use crate::proxy::tests::world::{PATIENCE, TestPod, World, soon, until};
-use crate::state::{EndpointSlice, Object};
+use crate::state::{EndpointSlice, Object, SliceAddress};
 
 /// An application that says its name, with a status of choice, when it is let.
 struct App {
@@ -121,7 +121,7 @@ impl Shop {
             name: NamespacedName::new("shop", &*app.name),
             service: "web".into(),
             ports: vec![("".into(), app.address.port())],
-            addresses: vec![(app.address.ip(), ready)],
+            addresses: vec![SliceAddress::at(app.address.ip(), ready)],
         }));
     }
 
