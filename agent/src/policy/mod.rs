@@ -51,6 +51,6 @@ pub(crate) use jwt::fixtures as jwt_fixtures;
 pub use jwt::{Claims, JwtError, KeySet, NotAKeySet, Token};
 pub use protocol::AppProtocol;
 pub use request::HttpRequest;
-pub use route::{Route, UnavailableReason};
+pub use route::{Route, Towards, UnavailableReason};
 pub use table::Table;
 pub use target::ExplainError;

@@ -36,6 +36,22 @@ pub enum Route {
     },
 }
 
+/// What a connection comes to before one endpoint is chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Towards {
+    /// A port of a Service: one of its endpoints, which nobody has chosen yet.
+    Service {
+        /// The Service.
+        service: NamespacedName,
+        /// Its port.
+        port: u16,
+        /// What is left of the random number.
+        random: u64,
+    },
+    /// Where else it goes, or why not.
+    Decided(Route),
+}
+
 /// Why a connection goes nowhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -81,28 +97,42 @@ impl Table {
         name: Option<&str>,
         random: u64,
     ) -> Route {
+        match self.towards(client, dst, name, random) {
+            Towards::Decided(route) => route,
+            Towards::Service {
+                service,
+                port,
+                random,
+            } => self.route_to(&service, port, canonical(dst.0).ip(), random),
+        }
+    }
+
+    /// As [`Self::route_named`], but that no endpoint is chosen.
+    pub fn towards(&self, client: &Pod, dst: OrigDst, name: Option<&str>, random: u64) -> Towards {
         let address = canonical(dst.0);
         let snapshot = self.snapshot();
-        let ip = address.ip();
-        if let Some(service) = snapshot.services_by_ip.get(&ip) {
+        if let Some(service) = snapshot.services_by_ip.get(&address.ip()) {
             return match service_port(service, address.port()) {
-                Some(port) => self.route_dialled(client, (service, port), (ip, name), random),
-                None => Route::Unavailable {
+                Some(port) => self.dialled(client, (service, port), name, random),
+                None => Towards::Decided(Route::Unavailable {
                     reason: UnavailableReason::UnknownPort,
                     service: Some(service.name.clone()),
-                },
+                }),
             };
         }
         match self.exposed(address) {
-            Ok(Some((service, port))) => {
-                self.route_dialled(client, (service, port), (ip, name), random)
-            }
-            Ok(None) => self.route_address(address, None),
-            Err(_contested) => Route::Unavailable {
+            Ok(Some(dialled)) => self.dialled(client, dialled, name, random),
+            Ok(None) => Towards::Decided(self.route_address(address, None)),
+            Err(_contested) => Towards::Decided(Route::Unavailable {
                 reason: UnavailableReason::AddressContested,
                 service: None,
-            },
+            }),
         }
+    }
+
+    /// Where a connection goes for which this endpoint of a Service was chosen.
+    pub fn route_endpoint(&self, endpoint: SocketAddr, service: &NamespacedName) -> Route {
+        self.route_address(endpoint, Some(service.clone()))
     }
 
     /// Where a connection to a port of a Service goes, for a client at `ip`. `random`
@@ -154,21 +184,27 @@ impl Table {
     }
 
     /// By the Service's routes of connections, where there are any, else to the Service.
-    fn route_dialled(
+    fn dialled(
         &self,
         client: &Pod,
-        (service, port): (&Service, &ServicePort),
-        (dialled, name): (IpAddr, Option<&str>),
+        (service, port): (&Arc<Service>, &ServicePort),
+        name: Option<&str>,
         random: u64,
-    ) -> Route {
+    ) -> Towards {
         let namespace = &client.name.namespace;
         let routes = self.connection_routes(namespace, &service.name, port.port);
         let Some(routes) = routes else {
-            return self.route_service((service, port), dialled, random);
+            return Towards::Service {
+                service: service.name.clone(),
+                port: port.port,
+                random,
+            };
         };
-        let unavailable = |reason| Route::Unavailable {
-            reason,
-            service: Some(service.name.clone()),
+        let unavailable = |reason| {
+            Towards::Decided(Route::Unavailable {
+                reason,
+                service: Some(service.name.clone()),
+            })
         };
         let Some(rule) = routes.find(name) else {
             return unavailable(UnavailableReason::NoRoute);
@@ -176,9 +212,11 @@ impl Table {
         let chosen = rule.choose(random).filter(|_| rule.invalid.is_none());
         match chosen.map(|backend| &backend.target) {
             // What is left of the choice is as random as the whole.
-            Some(BackendTarget::Service { service, port }) => {
-                self.route_to(service, *port, dialled, rule.left_of(random))
-            }
+            Some(BackendTarget::Service { service, port }) => Towards::Service {
+                service: service.clone(),
+                port: *port,
+                random: rule.left_of(random),
+            },
             Some(BackendTarget::Invalid(_)) | None => {
                 unavailable(UnavailableReason::BackendInvalid)
             }

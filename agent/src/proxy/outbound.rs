@@ -15,9 +15,11 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
+use ::http::HeaderMap;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::config::HttpConfig;
 use super::dial;
@@ -33,7 +35,8 @@ use super::relay::{NearSide, TcpFar, relay};
 use super::shared::Shared;
 use crate::flow::Direction;
 use crate::model::{NamespacedName, OrigDst, canonical};
-use crate::policy::{AppProtocol, ConnectionRoutes, Route, Table};
+use crate::policy::balance::{self, Ask, Carried, hash_of};
+use crate::policy::{AppProtocol, ConnectionRoutes, Route, Table, Towards};
 
 /// What the application has dialled.
 struct Dialled {
@@ -53,6 +56,10 @@ struct Bound {
     service: Option<NamespacedName>,
     way: Way,
     admitted: Admitted,
+    /// The endpoint, where a Service's was chosen.
+    carried: Option<Carried>,
+    /// How long the dial took, once it has ended.
+    took: Duration,
 }
 
 /// A connection that nobody looks into: both its ends, and the proof that it may be.
@@ -171,7 +178,14 @@ fn bind(
 ) -> Result<Bound, Outcome> {
     let Dialler { shared, client, .. } = dialler;
     let table = &goal.table;
-    let route = table.route_named(&client.pod, goal.to, name, rand::random());
+    let (route, carried) = match table.towards(&client.pod, goal.to, name, rand::random()) {
+        Towards::Decided(route) => (route, None),
+        Towards::Service {
+            service,
+            port,
+            random,
+        } => choose(dialler, goal, (&service, port), random),
+    };
     let (pod, address, service) = match route {
         Route::Pod {
             pod,
@@ -207,7 +221,45 @@ fn bind(
         service,
         way,
         admitted,
+        carried,
+        took: Duration::ZERO,
     })
+}
+
+/// One of a Service's endpoints, by its traffic policies.
+fn choose(
+    dialler: &Dialler,
+    goal: &Dialled,
+    (service, port): (&NamespacedName, u16),
+    random: u64,
+) -> (Route, Option<Carried>) {
+    let Dialler {
+        shared,
+        client,
+        peer,
+    } = dialler;
+    let (table, ip) = (&goal.table, goal.to.0.ip());
+    let now = Instant::now().into_std();
+    let clusters = &shared.clusters;
+    let balancer = clusters.balancer(table, (service, port), ip.is_ipv6(), now);
+    let settings = balancer.settings();
+    let hash = settings.load_balancing.hash.as_ref();
+    let ask = Ask {
+        client: &client.pod.name,
+        hash: hash.and_then(|hash| hash_of(&hash.key, &HeaderMap::new(), None, peer.ip())),
+        prefer: None,
+        open: None,
+        exclude: &[],
+        random,
+    };
+    match balancer.carry(&ask, now) {
+        Some(carried) => {
+            let route = table.route_endpoint(carried.address(), service);
+            (route, Some(carried))
+        }
+        // It says why.
+        None => (table.route_to(service, port, ip, random), None),
+    }
 }
 
 /// Carries the connection to where it is opaque, or to its end.
@@ -225,6 +277,9 @@ async fn open(dialler: Dialler, near: TcpStream, record: &mut Record) -> Result<
     let mut bound = or_reset(bound, &near)?;
     let looks = goal.protocol == AppProtocol::Detect;
     let told = tell(&dialler, looks.then_some(&near), &mut bound, record).await;
+    if let (Err(failed), Some(carried)) = (&told, &bound.carried) {
+        note(carried, Some(failed), bound.took);
+    }
     let Told { speaks, begun } = or_reset(told, &near)?;
     if speaks == Speaks::Other {
         return opaque(&dialler, near, bound, begun, record).await;
@@ -288,16 +343,21 @@ async fn opaque(
         service,
         way,
         admitted,
-        ..
+        carried,
+        mut took,
     } = bound;
     let connected = match (record.note_opaque(admitted), goal) {
         (Err(outcome), _) => Err(outcome),
         (Ok(permit), Some(goal)) => goal.map(|far| (permit, far)),
         (Ok(permit), None) => {
             let goal = dialler.dial(&way, address, service.as_ref(), record.id);
-            goal.await.map(|far| (permit, far))
+            timed(goal, &mut took).await.map(|far| (permit, far))
         }
     };
+    if let Some(carried) = carried {
+        note(&carried, connected.as_ref().err(), took);
+        record.carried = Some(carried);
+    }
     match connected {
         Ok((permit, far)) => Ok(Opaque {
             near,
@@ -310,6 +370,28 @@ async fn opaque(
             Err(outcome)
         }
     }
+}
+
+/// Waits for a dial, and notes how long that took.
+async fn timed(
+    dial: impl Future<Output = Result<Stream, Outcome>>,
+    took: &mut Duration,
+) -> Result<Stream, Outcome> {
+    let begun = Instant::now();
+    let dialled = dial.await;
+    *took = begun.elapsed();
+    dialled
+}
+
+/// Tells the balancer how an endpoint took a connection that carries no requests, as far as is
+/// known: what a request on it comes to is told by that.
+fn note(carried: &Carried, failed: Option<&Outcome>, took: Duration) {
+    let outcome = match failed {
+        None => balance::Outcome::Success,
+        Some(failed) if failed.is_of_endpoint() => balance::Outcome::Failed,
+        Some(_) => return,
+    };
+    carried.sample(outcome, took, Instant::now().into_std());
 }
 
 /// Serves what is HTTP.
@@ -353,6 +435,8 @@ async fn tell(
         service,
         way,
         admitted,
+        took,
+        carried: _,
     } = bound;
     let may_dial = admitted.may_be_opaque();
     if !may_dial && near.is_none() {
@@ -360,7 +444,8 @@ async fn tell(
         return Ok(Told { speaks, begun });
     }
     let limits = (!may_dial).then_some(&dialler.shared.config.http);
-    let mut dial = pin!(dialler.dial(way, *address, service.as_ref(), record.id));
+    let dial = dialler.dial(way, *address, service.as_ref(), record.id);
+    let mut dial = pin!(timed(dial, took));
     let speaks = tokio::select! {
         biased;
         outcome = admitted.revoked() => return Err(outcome),

@@ -138,6 +138,18 @@ pub(super) enum Origin {
 }
 
 impl Outcome {
+    /// A dial has failed for what is at its other end, or on the way there.
+    pub(super) fn is_of_endpoint(&self) -> bool {
+        matches!(
+            self,
+            Self::Connect(_)
+                | Self::Tunnel(_)
+                | Self::Handshake(_)
+                | Self::IdentityMismatch
+                | Self::ServerReset
+        )
+    }
+
     /// Who ended it.
     pub(super) fn origin(&self) -> Origin {
         match self {

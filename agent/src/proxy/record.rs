@@ -15,6 +15,7 @@ use crate::flow::{
     RequestEnds, Source, TlsState,
 };
 use crate::model::{NamespacedName, SpiffeId};
+use crate::policy::balance::Carried;
 use crate::state::Pod;
 
 /// Names one connection on both nodes: the trace id of its `traceparent`.
@@ -74,6 +75,8 @@ pub(super) struct Record {
     /// Its places among the connections of the pods of this node: the client's, the
     /// server's.
     slots: [Option<Slot>; 2],
+    /// The endpoint of a Service that it is in flight at.
+    pub(super) carried: Option<Carried>,
     /// Of the bytes, those that are in their accounts: client to server, server to client.
     accounted: (u64, u64),
     node: Arc<str>,
@@ -113,6 +116,7 @@ impl Record {
             outcome: None,
             near: Near::Client,
             slots: [None, None],
+            carried: None,
             accounted: (0, 0),
             node: Arc::clone(node),
             direction,

@@ -38,9 +38,16 @@ struct Shared {
 /// An endpoint for a request. The request is in flight until this is dropped.
 #[derive(Debug)]
 pub struct Picked {
+    carried: Carried,
+    _client: Option<ClientRequest>,
+}
+
+/// An endpoint for a connection in which nobody looks for requests. It is in flight there until
+/// this is dropped.
+#[derive(Debug)]
+pub struct Carried {
     balancer: Arc<Shared>,
     endpoint: Arc<Endpoint>,
-    _client: Option<ClientRequest>,
 }
 
 impl Balancer {
@@ -94,16 +101,28 @@ impl Balancer {
             admission.requests.fetch_sub(1, Relaxed);
             return Err(Refusal::NoEndpoints);
         };
-        endpoint.in_flight.fetch_add(1, Relaxed);
         endpoint.requests.fetch_add(1, Relaxed);
         if ask.exclude.is_empty() {
             shared.budget.deposit(now);
         }
         Ok(Picked {
-            balancer: Arc::clone(shared),
-            endpoint: Arc::clone(endpoint),
+            carried: Carried::new(shared, endpoint),
             _client: client,
         })
+    }
+
+    /// An endpoint for a connection, by the same rules as of requests, but that no limit of
+    /// requests holds for it. `None`: there is none.
+    pub fn carry(&self, ask: &Ask<'_>, now: Instant) -> Option<Carried> {
+        let shared = &self.0;
+        let nanos = shared.epoch.nanos(now);
+        if nanos >= shared.due.load(Relaxed) {
+            shared.tend(nanos);
+        }
+        let in_flight = shared.admission.requests.load(Relaxed);
+        let view = shared.view.load();
+        let endpoint = view.choose(ask, in_flight.saturating_add(1), nanos)?;
+        Some(Carried::new(shared, endpoint))
     }
 
     /// A retry may be sent: it is within the budget of retries, and not too many are in
@@ -179,6 +198,36 @@ impl Shared {
 impl Picked {
     /// Where the request goes.
     pub fn address(&self) -> SocketAddr {
+        self.carried.address()
+    }
+
+    /// Tells what became of the request, once, as [`Carried::sample`].
+    pub fn sample(&self, outcome: Outcome, latency: Duration, now: Instant) {
+        self.carried.sample(outcome, latency, now);
+    }
+}
+
+impl Drop for Picked {
+    fn drop(&mut self) {
+        self.carried
+            .balancer
+            .admission
+            .requests
+            .fetch_sub(1, Relaxed);
+    }
+}
+
+impl Carried {
+    fn new(balancer: &Arc<Shared>, endpoint: &Arc<Endpoint>) -> Self {
+        endpoint.in_flight.fetch_add(1, Relaxed);
+        Self {
+            balancer: Arc::clone(balancer),
+            endpoint: Arc::clone(endpoint),
+        }
+    }
+
+    /// Where it goes.
+    pub fn address(&self) -> SocketAddr {
         self.endpoint.address
     }
 
@@ -206,9 +255,8 @@ impl Picked {
     }
 }
 
-impl Drop for Picked {
+impl Drop for Carried {
     fn drop(&mut self) {
         self.endpoint.in_flight.fetch_sub(1, Relaxed);
-        self.balancer.admission.requests.fetch_sub(1, Relaxed);
     }
 }

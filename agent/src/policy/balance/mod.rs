@@ -41,7 +41,7 @@ use crate::model::{NamespacedName, below};
 use crate::policy::traffic::TrafficSettings;
 
 pub use admission::{ConnectionGuard, PendingGuard, RetryGuard};
-pub use balancer::{Balancer, Picked};
+pub use balancer::{Balancer, Carried, Picked};
 pub use bucket::TokenBucket;
 pub use budget::RetryBudget;
 pub use endpoint::{EndpointFigures, Health};

@@ -10,7 +10,8 @@ use super::world::{TestPod, World, soon};
 use super::{check_flow, echo, expect_fin, expect_reset, round_trip};
 use crate::cluster::convert::{Converter, NetnsFrom};
 use crate::flow::Verdict;
-use crate::model::TrustDomain;
+use crate::model::{NamespacedName, TrustDomain};
+use crate::state::{EndpointSlice, Object, SliceAddress};
 
 const FRONT: &str = "10.96.0.1:80";
 
@@ -84,6 +85,72 @@ async fn a_tcp_route_sends_connections_to_its_back_ends() {
         assert_eq!(flow.destination.pod.as_deref(), Some(to));
         assert!(flow.http.is_none());
     }
+}
+
+/// Service `both`, to which a TCPRoute leads, with these endpoints, and what a TrafficPolicy
+/// says of it.
+fn to_both(world: &mut World, endpoints: &[SocketAddr], spec: &str) {
+    for (index, endpoint) in endpoints.iter().enumerate() {
+        world.apply(Object::EndpointSlice(EndpointSlice {
+            name: NamespacedName::new("shop", format!("both-{index}")),
+            service: "both".into(),
+            ports: vec![("".into(), endpoint.port())],
+            addresses: vec![SliceAddress::at(endpoint.ip(), true)],
+        }));
+    }
+    apply(
+        world,
+        &format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{name: both, namespace: shop}}, spec: \
+             {{clusterIP: 10.96.0.9, ports: [{{port: 80}}]}}}}\n---\n{{apiVersion: \
+             fairlead.dev/v1alpha1, kind: TrafficPolicy, metadata: {{name: both, namespace: shop}}, \
+             spec: {{targetRefs: [{{kind: Service, name: both}}], {spec}}}}}"
+        ),
+    );
+    let spec = "rules: [{backendRefs: [{name: both, port: 80}]}]";
+    route(world, "TCPRoute", "r", spec);
+}
+
+#[tokio::test]
+async fn the_connections_of_a_route_stay_near_where_a_policy_says_so() {
+    let mut world = World::new();
+    let (client, servers) = with_services(&mut world);
+    let endpoints = servers.each_ref().map(|server| {
+        let (listener, address) = server.listen();
+        echo(listener);
+        address
+    });
+    let near = "loadBalancing: {locality: {node: true}}";
+    to_both(&mut world, &endpoints, near);
+    for _ in 0..12 {
+        let mut stream = client.dial(front()).await;
+        round_trip(&mut stream, b"hello").await;
+        stream.shutdown().await.unwrap();
+        expect_fin(&mut stream).await;
+        let flow = world.flow(0).await;
+        assert_eq!(flow.destination.pod.as_deref(), Some("one"));
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_of_a_route_that_refuses_connections_gets_no_more() {
+    let mut world = World::new();
+    let (client, servers) = with_services(&mut world);
+    let (listener, good) = servers[1].listen();
+    echo(listener);
+    let (nobody, bad) = servers[0].listen();
+    drop(nobody);
+    let ejected = "outlierDetection: {consecutive5xxErrors: 2, maxEjectionPercent: 50, \
+                   panicThreshold: 0}, loadBalancing: {algorithm: ROUND_ROBIN}";
+    to_both(&mut world, &[bad, good], ejected);
+    let mut failed = 0;
+    for _ in 0..30 {
+        let mut stream = client.dial(front()).await;
+        let _sent = stream.write_all(b"hello").await;
+        let mut heard = [0; 5];
+        failed += usize::from(soon(stream.read_exact(&mut heard)).await.is_err());
+    }
+    assert_eq!(failed, 2);
 }
 
 #[tokio::test]
