@@ -18,14 +18,16 @@ Examples:
   fairlead tap --headers --path /cart -l 1      one request to /cart, with its headers
   fairlead tap --status 5xx,429 --headers       those that fail or are refused
   fairlead tap --method POST --min-latency 1s   slow writes
+  fairlead tap --begin --path /chat             long streams, when they begin and when they end
   fairlead tap --sample 100 -o json             one in a hundred, one object a line
   fairlead tap -A --service shop/web            on all nodes of the cluster
 
-A request is shown when its answer has ended. Nothing is noted while nobody taps, and a tap
-never slows a request: what is more than --rate, or than this side reads, is left out and
-counted. Values of headers that may be secret are shown as ***: authorization, cookie,
-set-cookie, x-api-key, whatever has token, secret, session or the like in its name, and
-queries; --redact names more, and so does --tap-redact of the agent. Bodies are never shown.";
+A request is shown when its answer has ended; with --begin also when it begins, without what
+only its end tells (begun in JSON). Nothing is noted while nobody taps, and a tap never slows a
+request: what is more than --rate, or than this side reads, is left out and counted. Values of
+headers that may be secret are shown as ***: authorization, cookie, set-cookie, x-api-key,
+whatever has token, secret, session or the like in its name, and queries; --redact names more,
+and so does --tap-redact of the agent. Bodies are never shown.";
 
 /// Watch live requests, with their headers if asked
 #[derive(Debug, Args)]
@@ -34,6 +36,10 @@ pub(super) struct Command {
     /// Show the headers of requests and answers.
     #[arg(short = 'H', long, env = "FAIRLEAD_HEADERS")]
     headers: bool,
+    /// Show requests also when they begin: streams that go on for long are seen at once. Not
+    /// where the filter asks for what only their end tells, such as --status.
+    #[arg(long, env = "FAIRLEAD_BEGIN", conflicts_with = "sample")]
+    begin: bool,
     #[command(flatten)]
     filter: FilterFlags,
     /// Only one of so many of those that match.
@@ -95,6 +101,7 @@ impl Command {
         TapWish {
             filter,
             headers: self.headers,
+            begin: self.begin,
             sample: self.sample,
             rate: self.rate,
             redact: self.redact.iter().map(|it| it.to_lowercase()).collect(),
@@ -134,7 +141,9 @@ impl<W: Write> View<W> {
     pub(super) fn add(&mut self, line: &TapLine) -> anyhow::Result<()> {
         match line {
             TapLine::Request(event, json) => {
-                self.left = self.left.map(|left| left.saturating_sub(1));
+                if !event.begun {
+                    self.left = self.left.map(|left| left.saturating_sub(1));
+                }
                 match self.format {
                     Format::Table => self.request(event)?,
                     Format::Json => self.printer.line(json)?,
@@ -159,6 +168,17 @@ impl<W: Write> View<W> {
         let time = time.strftime("%H:%M:%S%.3f").to_string();
         let query = event.query.as_ref().map(|it| format!("?{it}"));
         let asked = format!("{}{}", shown::request(http), query.unwrap_or_default());
+        if event.begun {
+            let line = format!(
+                "{}  {} -> {}  {}  begins",
+                styles.paint(Paint::Dim, &time),
+                harmless(&shown::source(&flow.source)),
+                harmless(&shown::destination(&flow.destination)),
+                styles.paint(Paint::Strong, &harmless(&asked)),
+            );
+            self.printer.line(&line)?;
+            return self.headers('>', &event.request_headers);
+        }
         let line = format!(
             "{}  {} -> {}  {}  {}  {}",
             styles.paint(Paint::Dim, &time),

@@ -105,17 +105,26 @@ fn tapped(format: Format) -> String {
     };
     let event = TapEvent {
         flow: crate::flow::tests::request_event(),
+        begun: false,
         query: Some("card=***".to_owned()),
         request_headers: vec![header("cookie", "***"), header("x-a", "1\u{1b}[2J")],
         response_headers: vec![header("server", "nginx")],
     };
     let json = serde_json::to_string(&event).unwrap();
+    let begun = TapEvent {
+        begun: true,
+        response_headers: Vec::new(),
+        ..event.clone()
+    };
+    let begun_json = serde_json::to_string(&begun).unwrap();
     let lost = TapLoss {
         slow_reader: 2,
         over_rate: 5,
     };
     let mut view = tap::View::new(printer(), format, TimeZone::UTC, Some(1));
     view.add(&TapLine::Lost(lost)).unwrap();
+    let begun = Box::new(begun);
+    view.add(&TapLine::Request(begun, begun_json)).unwrap();
     assert!(!view.has_enough());
     view.add(&TapLine::Request(Box::new(event), json)).unwrap();
     assert!(view.has_enough());
@@ -129,7 +138,9 @@ fn a_tapped_request_is_shown_with_its_headers() {
     let mut lines = json.lines();
     let lost = lines.next().unwrap();
     assert_eq!(lost, "{\"lost\":{\"slow_reader\":2,\"over_rate\":5}}");
+    let begun: TapEvent = serde_json::from_str(lines.next().unwrap()).unwrap();
     let event: TapEvent = serde_json::from_str(lines.next().unwrap()).unwrap();
+    assert!(begun.begun && !event.begun);
     assert_eq!(event.query.as_deref(), Some("card=***"));
 }
 

@@ -97,6 +97,16 @@ pub struct PodFilter {
     pub name: String,
 }
 
+impl Filter {
+    /// It asks for what is known of a request only when that has ended.
+    pub(super) fn waits_for_end(&self) -> bool {
+        self.verdict.is_some()
+            || !self.status.is_empty()
+            || self.route.is_some()
+            || self.min_latency.is_some()
+    }
+}
+
 impl FromStr for PodFilter {
     type Err = String;
 

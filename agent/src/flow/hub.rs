@@ -104,6 +104,12 @@ impl FlowHub {
                 }
                 self.flows.push_request(request);
             }
+            Recorded::Begun(mut request) => {
+                if let Some(tapped) = request.tap.take() {
+                    let taps = &self.flows.taps;
+                    taps.offer_begun(&request, &tapped, &self.redaction);
+                }
+            }
         }
     }
 }

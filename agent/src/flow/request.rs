@@ -98,6 +98,39 @@ impl RequestFlow {
         &self.ends
     }
 
+    /// Shows that a request begins to those who look on, if anybody does: `tap` is what was
+    /// noted for them. It is recorded when it ends.
+    pub fn begun(
+        &self,
+        protocol: FlowProtocol,
+        method: &Method,
+        asked: (&str, &str),
+        tap: &Tapped,
+    ) {
+        let (host, path) = asked;
+        self.sender.show_begun(|| RequestRecord {
+            ends: Arc::clone(&self.ends),
+            time: Timestamp::now(),
+            protocol,
+            method: text::method(method),
+            path: text::path(path),
+            host: text::host(host),
+            status: 0,
+            grpc_status: None,
+            retries: 0,
+            route: None,
+            upstream: None,
+            verdict: Verdict::Forwarded,
+            reason: "begun".into(),
+            policy: None,
+            audit: Vec::new(),
+            bytes_sent: 0,
+            bytes_received: 0,
+            duration: Duration::ZERO,
+            tap: Some(Box::new(tap.clone())),
+        });
+    }
+
     /// Counts the request and records it. Never waits: where the queue is full, the record
     /// is lost and counted as such, and the metrics stay exact.
     pub fn record(&self, request: EndedRequest<'_>) {

@@ -39,6 +39,8 @@ pub fn queue(capacity: usize, metrics: FlowMetrics) -> (FlowSender, FlowReceiver
 pub(super) enum Recorded {
     Connection(Box<FlowEvent>),
     Request(RequestRecord),
+    /// Somebody looks on as it begins.
+    Begun(Box<RequestRecord>),
 }
 
 impl Recorded {
@@ -46,6 +48,7 @@ impl Recorded {
         match self {
             Self::Connection(event) => *event,
             Self::Request(request) => request.event(),
+            Self::Begun(request) => request.event(),
         }
     }
 }
@@ -159,6 +162,13 @@ impl FlowSender {
     fn enqueue(&self, event: FlowEvent) {
         self.metrics.marks.count(&event.audit);
         self.send(Recorded::Connection(Box::new(event)));
+    }
+
+    /// Shows a request that begins to those who look on, if they want that.
+    pub(super) fn show_begun(&self, request: impl FnOnce() -> RequestRecord) {
+        if self.taps.wants_begin() {
+            self.send(Recorded::Begun(Box::new(request())));
+        }
     }
 
     pub(super) fn enqueue_request(&self, request: RequestRecord) {

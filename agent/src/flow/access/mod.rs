@@ -115,6 +115,8 @@ impl AccessLog {
                 let ends = &request.ends;
                 (&ends.source, &ends.destination, request.ended())
             }
+            // It is written when it has ended.
+            Recorded::Begun(_) => return,
             // Of a connection that carried requests those are written.
             Recorded::Connection(event) => match event.protocol {
                 FlowProtocol::Http | FlowProtocol::Http2 | FlowProtocol::Grpc => return,
@@ -133,6 +135,7 @@ impl AccessLog {
         }
         let event = match recorded {
             Recorded::Request(request) => Box::new(request.event()),
+            Recorded::Begun(request) => Box::new(request.event()),
             Recorded::Connection(event) => event.clone(),
         };
         let _before = self.counts.waiting.fetch_add(1, Ordering::Relaxed);

@@ -12,6 +12,10 @@ pub struct TapWish {
     pub filter: Filter,
     /// With their headers.
     pub headers: bool,
+    /// Also when they begin, if the filter asks for nothing that is known at the end only. Not
+    /// of a sample.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub begin: bool,
     /// One of so many of those that match.
     pub sample: u32,
     /// At most so many in a second.
@@ -25,6 +29,7 @@ impl Default for TapWish {
         Self {
             filter: Filter::default(),
             headers: false,
+            begin: false,
             sample: 1,
             rate: 100,
             redact: Vec::new(),
@@ -32,12 +37,15 @@ impl Default for TapWish {
     }
 }
 
-/// A request that has ended, with its headers where they were asked for.
+/// A request that has ended, or begun, with its headers where they were asked for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TapEvent {
     /// Its record.
     #[serde(flatten)]
     pub flow: FlowEvent,
+    /// It has only begun: where it goes, its answer and its end are still to come.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub begun: bool,
     /// Its query: the names of its parameters, with their values hidden.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub query: Option<String>,

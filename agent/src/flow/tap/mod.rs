@@ -43,9 +43,27 @@ struct Inner {
     open: AtomicUsize,
     /// How many of those want headers.
     with_headers: AtomicUsize,
+    /// How many want to see requests begin.
+    with_begin: AtomicUsize,
     /// Requests whose headers may still be noted in this turn.
     budget: AtomicI64,
     sessions: Mutex<Vec<Session>>,
+}
+
+/// What a tap makes the proxy note.
+#[derive(Clone, Copy, Debug)]
+struct Wants {
+    headers: bool,
+    begin: bool,
+}
+
+impl Wants {
+    fn of(wish: &TapWish) -> Self {
+        Self {
+            headers: wish.headers,
+            begin: wish.begin,
+        }
+    }
 }
 
 /// As many look already as may.
@@ -54,11 +72,13 @@ struct Inner {
 pub struct TooManyTaps;
 
 /// What was noted of a request for those who look.
+#[derive(Clone)]
 pub struct Tapped {
     target: Option<PathAndQuery>,
     heads: Heads,
 }
 
+#[derive(Clone)]
 enum Heads {
     Unwanted,
     /// There was no time for it.
@@ -107,6 +127,25 @@ impl Taps {
         Some(Box::new(Tapped { target, heads }))
     }
 
+    /// Somebody wants to see requests begin.
+    pub(super) fn wants_begin(&self) -> bool {
+        self.0.with_begin.load(Ordering::Relaxed) > 0
+    }
+
+    /// Hands a request that begins to those who asked for such.
+    pub(super) fn offer_begun(
+        &self,
+        request: &RequestRecord,
+        tapped: &Tapped,
+        redaction: &Redaction,
+    ) {
+        let event = request.event();
+        let now = Instant::now();
+        for session in self.sessions().iter_mut() {
+            session.offer_begun(&event, tapped, redaction, now);
+        }
+    }
+
     /// A turn of the hub begins.
     pub(super) fn turn(&self) {
         self.0.budget.store(HEADS, Ordering::Relaxed);
@@ -129,25 +168,33 @@ impl Taps {
         }
         let (queue, events) = mpsc::channel(LAG);
         let lost = Arc::new(Lost::default());
-        let with_headers = wish.headers;
+        let wants = Wants::of(&wish);
         sessions.push(Session::new(wish, queue, Arc::clone(&lost)));
         drop(sessions);
         self.turn();
-        let _before = self
-            .0
-            .with_headers
-            .fetch_add(usize::from(with_headers), Ordering::Relaxed);
-        let _before = self.0.open.fetch_add(1, Ordering::Relaxed);
-        Ok(Tap::new(self.clone(), events, lost, with_headers))
+        let Inner {
+            open,
+            with_headers,
+            with_begin,
+            ..
+        } = &*self.0;
+        let _before = with_headers.fetch_add(usize::from(wants.headers), Ordering::Relaxed);
+        let _before = with_begin.fetch_add(usize::from(wants.begin), Ordering::Relaxed);
+        let _before = open.fetch_add(1, Ordering::Relaxed);
+        Ok(Tap::new(self.clone(), events, lost, wants))
     }
 
-    fn close(&self, lost: &Arc<Lost>, with_headers: bool) {
+    fn close(&self, lost: &Arc<Lost>, wants: Wants) {
         self.sessions().retain(|it| !it.is_of(lost));
-        let _before = self
-            .0
-            .with_headers
-            .fetch_sub(usize::from(with_headers), Ordering::Relaxed);
-        let _before = self.0.open.fetch_sub(1, Ordering::Relaxed);
+        let Inner {
+            open,
+            with_headers,
+            with_begin,
+            ..
+        } = &*self.0;
+        let _before = with_headers.fetch_sub(usize::from(wants.headers), Ordering::Relaxed);
+        let _before = with_begin.fetch_sub(usize::from(wants.begin), Ordering::Relaxed);
+        let _before = open.fetch_sub(1, Ordering::Relaxed);
     }
 
     fn sessions(&self) -> MutexGuard<'_, Vec<Session>> {

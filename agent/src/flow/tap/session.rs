@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::event::{TapEvent, TapWish};
 use super::redaction::{self, Redaction};
-use super::{Heads, Tapped, Taps};
+use super::{Heads, Tapped, Taps, Wants};
 use crate::flow::FlowEvent;
 
 /// Over which requests are counted for [`TapWish::rate`].
@@ -84,6 +84,32 @@ impl Session {
         }
     }
 
+    /// What is not shown of these is shown when it ends, and counted then.
+    pub(super) fn offer_begun(
+        &mut self,
+        event: &FlowEvent,
+        tapped: &Tapped,
+        redaction: &Redaction,
+        now: Instant,
+    ) {
+        let TapWish {
+            begin,
+            ref filter,
+            sample,
+            ..
+        } = self.wish;
+        if !begin || sample > 1 || filter.waits_for_end() || !filter.matches(event) {
+            return;
+        }
+        if !self.is_over_rate(now) {
+            let begun = TapEvent {
+                begun: true,
+                ..self.event(event, tapped, redaction)
+            };
+            let _shown = self.queue.try_send(begun).is_ok();
+        }
+    }
+
     fn is_over_rate(&mut self, now: Instant) -> bool {
         if now.duration_since(self.window) >= WINDOW {
             self.window = now;
@@ -104,6 +130,7 @@ impl Session {
         let query = tapped.target.as_ref().and_then(|it| it.query());
         TapEvent {
             flow: event.clone(),
+            begun: false,
             query: query.map(redaction::query),
             request_headers,
             response_headers,
@@ -117,7 +144,7 @@ pub struct Tap {
     taps: Taps,
     events: mpsc::Receiver<TapEvent>,
     lost: Arc<Lost>,
-    with_headers: bool,
+    wants: Wants,
     told: TapLoss,
 }
 
@@ -126,13 +153,13 @@ impl Tap {
         taps: Taps,
         events: mpsc::Receiver<TapEvent>,
         lost: Arc<Lost>,
-        with_headers: bool,
+        wants: Wants,
     ) -> Self {
         Self {
             taps,
             events,
             lost,
-            with_headers,
+            wants,
             told: TapLoss::default(),
         }
     }
@@ -164,6 +191,6 @@ impl Tap {
 
 impl Drop for Tap {
     fn drop(&mut self) {
-        self.taps.close(&self.lost, self.with_headers);
+        self.taps.close(&self.lost, self.wants);
     }
 }

@@ -1,10 +1,12 @@
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Uri};
+use http::{HeaderMap, HeaderValue, Method, Uri};
 
-use super::{TapLoss, TapWish};
+use super::{TapEvent, TapLoss, TapWish};
 use crate::flow::request::tests::{ended, ends};
-use crate::flow::{EndedRequest, Filter, FlowHub, FlowMetrics, FlowSender, Flows, queue};
+use crate::flow::{
+    EndedRequest, Filter, FlowHub, FlowMetrics, FlowProtocol, FlowSender, Flows, queue,
+};
 
 fn hub() -> (FlowSender, FlowHub, Flows) {
     let (sender, receiver) = queue(4096, FlowMetrics::default());
@@ -73,15 +75,68 @@ async fn headers_come_on_demand_and_without_secrets() {
         json["response_headers"],
         serde_json::json!([{"name": "server", "value": "nginx"}])
     );
-    assert_eq!(
-        serde_json::from_value::<super::TapEvent>(json).unwrap(),
-        *event
-    );
+    assert_eq!(serde_json::from_value::<TapEvent>(json).unwrap(), *event);
     let event = without.next().await.unwrap().unwrap();
     assert!(event.request_headers.is_empty() && event.response_headers.is_empty());
     // What is kept has nothing of it.
     let kept = flows.recent(&Filter::default(), jiff::Timestamp::now());
     assert!(!format!("{kept:?}").contains("card"), "{kept:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_are_shown_as_they_begin_to_those_who_want_that() {
+    let (sender, hub, flows) = hub();
+    let wish = |headers, status: &[&str]| TapWish {
+        begin: true,
+        headers,
+        filter: Filter {
+            status: status.iter().map(|it| it.parse().unwrap()).collect(),
+            ..Filter::default()
+        },
+        ..TapWish::default()
+    };
+    let mut at_end = flows.taps().open(TapWish::default()).unwrap();
+    let open = |uri: &'static str| {
+        let uri = Uri::from_static(uri);
+        let mut headers = HeaderMap::new();
+        drop(headers.insert("cookie", HeaderValue::from_static("id=secret")));
+        let tap = sender.tap(&uri, &headers).unwrap();
+        let requests = sender.requests(ends("web-1"));
+        let asked = ("ledger.bank", uri.path());
+        requests.begun(FlowProtocol::Http2, &Method::GET, asked, &tap);
+    };
+    // Nobody wants it yet, which costs nothing.
+    open("/early?x=1");
+    assert_eq!(sender.waiting(), 0);
+    let mut both = flows.taps().open(wish(true, &[])).unwrap();
+    let mut errors = flows.taps().open(wish(false, &["5xx"])).unwrap();
+    open("/chat?token=s3cret");
+    ask(&sender, 500);
+    drop(sender);
+    hub.run().await;
+    let begun = both.next().await.unwrap().unwrap();
+    let json = serde_json::to_value(&begun).unwrap();
+    assert_eq!(
+        (&json["begun"], &json["http"]["status"]),
+        (&true.into(), &0.into())
+    );
+    assert_eq!(
+        (&json["http"]["path"], &json["query"]),
+        (&"/chat".into(), &"token=***".into())
+    );
+    assert_eq!(begun.request_headers[0].value, "***");
+    let ended = |event: TapEvent| !event.begun && event.flow.http.unwrap().status == 500;
+    assert!(ended(*both.next().await.unwrap().unwrap()));
+    // What only the end tells can't be waited for at the beginning.
+    assert!(ended(*errors.next().await.unwrap().unwrap()));
+    assert!(ended(*at_end.next().await.unwrap().unwrap()));
+    // It is recorded once, when it ends.
+    assert_eq!(
+        flows
+            .recent(&Filter::default(), jiff::Timestamp::now())
+            .len(),
+        1
+    );
 }
 
 #[tokio::test(start_paused = true)]

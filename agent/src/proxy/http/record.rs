@@ -77,7 +77,7 @@ impl Exchange {
         } else {
             FlowProtocol::Http
         };
-        Box::new(Self {
+        let exchange = Box::new(Self {
             ends,
             started: Instant::now(),
             protocol,
@@ -102,7 +102,12 @@ impl Exchange {
             verdict: Verdict::Forwarded,
             // Unless something else is said first.
             reason: "client_reset".into(),
-        })
+        });
+        if let Some(tap) = &exchange.tap {
+            let asked = (exchange.host(), exchange.uri.path());
+            exchange.ends.begun(protocol, &exchange.method, asked, tap);
+        }
+        exchange
     }
 
     /// Takes a place among the requests of a pod, until it has ended.
