@@ -231,6 +231,7 @@ impl Exchange {
         if self.verdict == Verdict::Forwarded {
             self.verdict = outcome.verdict(true);
             self.reason = outcome.close_reason();
+            self.decided_anew(outcome);
         }
     }
 
