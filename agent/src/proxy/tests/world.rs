@@ -143,13 +143,20 @@ pub(super) fn id(account: &str) -> SpiffeId {
     SpiffeId::new(TrustDomain("cluster.local".into()), "shop", account)
 }
 
-/// Addresses are unique to the process, so that test binaries may run side by side.
+/// Addresses are unique to the process, so that test binaries may run side by side: 4,000
+/// for each of 1,920.
 pub(super) fn fresh_ip() -> IpAddr {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let next = NEXT.fetch_add(1, Ordering::Relaxed);
-    let process = u8::try_from(std::process::id() % 120).unwrap();
-    let [high, low] = (next / 250 * 256 + next % 250 + 1).to_be_bytes();
-    Ipv4Addr::new(127, process + 1, high, low).into()
+    assert!(next < 4000, "too many addresses");
+    let process = u16::try_from(std::process::id() % 1920).unwrap();
+    let octets = [
+        process / 16 + 1,
+        process % 16 * 16 + next / 250,
+        next % 250 + 1,
+    ];
+    let [second, third, last] = octets.map(|octet| u8::try_from(octet).unwrap());
+    Ipv4Addr::new(127, second, third, last).into()
 }
 
 impl World {
