@@ -218,3 +218,22 @@ impl Config {
         }
     }
 }
+
+/// What small frames may cost that wait on one connection of HTTP/2, beyond their bytes: each
+/// takes some memory of the library, which counts 256 bytes for it. By its own measure, an
+/// eighth of this, one stream of short messages that nobody takes yet ends its connection
+/// with all the others; by this one windows are full before, of messages of some 50 bytes.
+pub(super) fn frame_budget(connection_window: u32) -> usize {
+    usize::try_from(connection_window).map_or(usize::MAX, |window| window.saturating_mul(4))
+}
+
+/// Streams of one connection of HTTP/2 that were reset here less than a second ago, and of
+/// which it is known that what still comes of them was on its way. Of further ones each frame
+/// counts among [`PEER_ERRORS`].
+pub(super) const KNOWN_RESETS: usize = 1024;
+
+/// Frames of a peer that are answered with a reset before its connection ends with all its
+/// streams, so that it can't have any number of answers wait. The library's own measure, 1024
+/// in a connection's life, is soon reached by peers who have done nothing wrong: whose
+/// requests are answered before they have sent all of them, or who send what was cancelled.
+pub(super) const PEER_ERRORS: usize = 1 << 16;

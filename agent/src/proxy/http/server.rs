@@ -32,7 +32,7 @@ use super::reply::is_grpc;
 use super::strict::Strict;
 use super::switched::Switched;
 use crate::flow::FlowProtocol;
-use crate::proxy::config::{Config, HttpConfig};
+use crate::proxy::config::{Config, HttpConfig, KNOWN_RESETS, PEER_ERRORS, frame_budget};
 use crate::proxy::network::PodNetwork;
 use crate::proxy::outcome::Outcome;
 use crate::proxy::reach::Stream;
@@ -261,6 +261,9 @@ async fn http2(
     let _same = builder
         .initial_window_size(config.stream_window)
         .initial_connection_window_size(config.connection_window)
+        .data_frame_budget(frame_budget(config.connection_window))
+        .max_concurrent_reset_streams(KNOWN_RESETS)
+        .max_local_error_reset_streams(Some(PEER_ERRORS))
         .max_header_list_size(config.header_list)
         .max_concurrent_streams(config.max_concurrent_streams)
         .max_pending_accept_reset_streams(config.pending_resets)

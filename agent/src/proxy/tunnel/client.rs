@@ -17,7 +17,7 @@ use super::keepalive;
 use super::link::{Link, State};
 use super::pool::Pool;
 use crate::identity::{PeerIdentity, peer_identity, server_name};
-use crate::proxy::config::{Config, TunnelConfig};
+use crate::proxy::config::{Config, KNOWN_RESETS, PEER_ERRORS, TunnelConfig, frame_budget};
 use crate::proxy::dial;
 use crate::proxy::network::PodNetwork;
 
@@ -149,6 +149,9 @@ fn builder(config: &TunnelConfig) -> h2::client::Builder {
     let _same = builder
         .initial_window_size(config.stream_window)
         .initial_connection_window_size(config.connection_window)
+        .data_frame_budget(frame_budget(config.connection_window))
+        .max_concurrent_reset_streams(KNOWN_RESETS)
+        .max_local_error_reset_streams(Some(PEER_ERRORS))
         .max_frame_size(config.frame_size)
         .max_send_buffer_size(config.send_buffer)
         .max_header_list_size(config.header_list)

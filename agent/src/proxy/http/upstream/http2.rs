@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use super::{Exit, Failed, Sent, Why, websocket};
-use crate::proxy::config::HttpConfig;
+use crate::proxy::config::{HttpConfig, KNOWN_RESETS, PEER_ERRORS, frame_budget};
 use crate::proxy::http::body::Body;
 use crate::proxy::http::interim::Interim;
 use crate::proxy::http::io::Io;
@@ -79,6 +79,9 @@ impl Http2 {
         let _same = builder
             .initial_window_size(config.stream_window)
             .initial_connection_window_size(config.connection_window)
+            .data_frame_budget(frame_budget(config.connection_window))
+            .max_concurrent_reset_streams(KNOWN_RESETS)
+            .max_local_error_reset_streams(Some(PEER_ERRORS))
             .max_header_list_size(config.header_list)
             .enable_push(false);
         let (sender, mut connection) = builder.handshake::<_, Bytes>(io).await?;

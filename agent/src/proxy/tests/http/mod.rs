@@ -11,6 +11,7 @@ mod policy;
 mod raw;
 mod routes;
 mod services;
+mod small;
 mod traffic;
 mod tries;
 mod upgrade;

@@ -13,7 +13,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::Tunnel;
 use super::arrivals::Place;
-use crate::proxy::config::TunnelConfig;
+use crate::proxy::config::{KNOWN_RESETS, PEER_ERRORS, TunnelConfig, frame_budget};
 use crate::proxy::outcome::{ConnectError, Outcome};
 use crate::proxy::reach::Stream;
 use crate::proxy::tunnel::hbone;
@@ -27,6 +27,9 @@ pub(super) fn builder(config: &TunnelConfig) -> h2::server::Builder {
     let _same = builder
         .initial_window_size(config.stream_window)
         .initial_connection_window_size(config.connection_window)
+        .data_frame_budget(frame_budget(config.connection_window))
+        .max_concurrent_reset_streams(KNOWN_RESETS)
+        .max_local_error_reset_streams(Some(PEER_ERRORS))
         .max_frame_size(config.frame_size)
         .max_send_buffer_size(config.send_buffer)
         .max_header_list_size(config.header_list)
