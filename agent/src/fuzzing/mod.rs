@@ -88,7 +88,7 @@ fn policies(data: &[u8]) {
         return;
     }
     let typed: Result<AuthorizationPolicySpec, _> = serde_json::from_value(spec.clone());
-    let written = typed.ok().map(|typed| serde_json::to_value(typed));
+    let written = typed.ok().map(serde_json::to_value);
     if written.is_some_and(|written| written.is_ok_and(|written| written == spec)) {
         return;
     }

@@ -19,18 +19,19 @@ const CUTS: usize = 300;
 /// What is told of a client by its first bytes does not change with more of them, and the
 /// name that it asks for is the one that its server will read.
 pub(crate) fn first_bytes(data: &[u8]) {
-    settled(data, |bytes| classify(bytes));
-    settled(data, |bytes| is_settings(bytes));
-    settled(data, |bytes| asked(bytes));
-    let Some(name) = name_for_server(data) else {
-        return;
-    };
-    match (asked(data), name) {
-        (Some(Asked::Name(asked)), Some(name)) => assert!(asked.eq_ignore_ascii_case(&name)),
-        (Some(Asked::Nothing), None) => {}
+    settled(data, classify);
+    settled(data, is_settings);
+    settled(data, asked);
+    match (asked(data), asked_of_server(data)) {
+        (_, None) | (Some(Asked::Nothing), Some(Asked::Nothing)) => {}
+        (Some(Asked::Name(asked)), Some(Asked::Name(name))) => {
+            assert!(asked.eq_ignore_ascii_case(&name), "{asked} of {name}");
+        }
         // Such as an address, which is no name to servers, and none that a route can have.
-        (Some(Asked::Name(asked)), None) => assert!(DnsName::try_from(asked).is_err()),
-        (told, name) => panic!("{told:?} of {name:?}"),
+        (Some(Asked::Name(asked)), Some(Asked::Nothing)) => {
+            assert!(DnsName::try_from(asked).is_err());
+        }
+        (told, asked) => panic!("{told:?} of {asked:?}"),
     }
 }
 
@@ -45,8 +46,8 @@ fn settled<T: Clone + PartialEq + std::fmt::Debug>(data: &[u8], tell: impl Fn(&[
     }
 }
 
-/// The name in a hello that a server takes; `None` where none would.
-fn name_for_server(data: &[u8]) -> Option<Option<String>> {
+/// What a hello asks for as a server reads it; `None` where none would take it.
+fn asked_of_server(data: &[u8]) -> Option<Asked> {
     let mut acceptor = Acceptor::default();
     let mut bytes = Cursor::new(data);
     loop {
@@ -54,7 +55,9 @@ fn name_for_server(data: &[u8]) -> Option<Option<String>> {
             return None;
         }
         if let Some(accepted) = acceptor.accept().ok()? {
-            return Some(accepted.client_hello().server_name().map(str::to_owned));
+            let hello = accepted.client_hello();
+            let name = hello.server_name().map(str::to_owned);
+            return Some(name.map_or(Asked::Nothing, Asked::Name));
         }
     }
 }

@@ -1,6 +1,5 @@
 //! The server of HTTP/1.1, from a client's bytes to those that its own server gets.
 
-use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -218,14 +217,12 @@ impl Dial for Forward {
 }
 
 impl Handler for Forward {
-    fn handle(&self, request: Request<Body>) -> impl Future<Output = Answer> + Send {
-        async {
-            let answered = self.forward(request).await;
-            let refused = |reason: Reason| reply(reason.kind.status(), &reason, false);
-            Answer {
-                response: answered.unwrap_or_else(refused),
-                upgrade: None,
-            }
+    async fn handle(&self, request: Request<Body>) -> Answer {
+        let answered = self.forward(request).await;
+        let refused = |reason: Reason| reply(reason.kind.status(), &reason, false);
+        Answer {
+            response: answered.unwrap_or_else(refused),
+            upgrade: None,
         }
     }
 }

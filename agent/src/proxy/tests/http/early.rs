@@ -52,10 +52,6 @@ async fn call(mut sender: SendRequest<Bytes>) {
 }
 
 #[tokio::test]
-#[expect(
-    clippy::excessive_nesting,
-    reason = "calls of clients, with and without threads"
-)]
 async fn an_answer_ahead_of_its_request_keeps_its_trailers() {
     for mut world in World::each() {
         let client = world.pod("client", 0);
