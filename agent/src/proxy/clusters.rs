@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use imbl::HashMap;
+use imbl::{HashMap, OrdMap};
 use serde::Serialize;
 
 use crate::model::{NamespacedName, NodeName};
@@ -55,6 +55,8 @@ struct MadeOf {
     endpoints: Option<Arc<[Endpoint]>>,
     /// Of this node.
     zone: Option<Arc<str>>,
+    /// Of all nodes.
+    zones: OrdMap<NodeName, Arc<str>>,
 }
 
 /// What is known of the endpoints of a Service's port, that this node's pods have sent
@@ -179,13 +181,13 @@ impl Clusters {
             settings: table.traffic(service, port),
             endpoints: snapshot.endpoints.get(&(service.clone(), port)).cloned(),
             zone: zone.or_else(of_pods).cloned(),
+            zones: snapshot.zones.clone(),
         }
     }
 
     fn candidates(&self, table: &Table, of: &MadeOf, v6: bool) -> Vec<Candidate> {
-        let zones = &table.snapshot().zones;
         let zone_of = |pod: &Pod| {
-            let of_node = pod.node.as_ref().and_then(|node| zones.get(node));
+            let of_node = pod.node.as_ref().and_then(|node| of.zones.get(node));
             of_node.or_else(|| pod.labels.get(ZONE)).cloned()
         };
         let near = |endpoint: &Endpoint| {
@@ -224,6 +226,7 @@ impl MadeOf {
         Arc::ptr_eq(&self.settings, &other.settings)
             && pointer(self) == pointer(other)
             && self.zone == other.zone
+            && self.zones.ptr_eq(&other.zones)
     }
 }
 
@@ -450,6 +453,19 @@ mod tests {
         world.put(slice(zoned("west")));
         node.take(&mut world);
         assert_eq!(node.reached(), ["10.0.0.3:8080"]);
+
+        let unzoned = |text| SliceAddress::at(ip(text), true);
+        world.put(slice(vec![unzoned("10.0.0.2"), unzoned("10.0.0.3")]));
+        node.take(&mut world);
+        assert_eq!(node.reached(), ["10.0.0.3:8080"]);
+        world.put(Object::EndpointSlice(EndpointSlice {
+            name: name("shop/other-1"),
+            service: "other".into(),
+            ports: Vec::new(),
+            addresses: vec![endpoint("10.0.0.2", "b", "west")],
+        }));
+        node.take(&mut world);
+        assert_eq!(node.reached().len(), 2, "a node's zone came later");
     }
 
     #[test]

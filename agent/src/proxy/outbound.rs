@@ -288,8 +288,10 @@ async fn open(dialler: Dialler, near: TcpStream, record: &mut Record) -> Result<
         to: bound.way.reached(bound.address),
         dialled: begun,
     });
-    // A Service has other servers; each request has its own, and is checked there.
+    // A Service has other servers; each request has its own, which it is checked and counted
+    // at.
     let permit = goal.service.is_none().then(|| bound.admitted.http());
+    drop(bound.carried);
     let connection = (near, speaks, permit);
     Err(requests(dialler, connection, (goal, begun), record).await)
 }

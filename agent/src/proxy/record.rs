@@ -294,7 +294,6 @@ impl Record {
     }
 
     /// Client to server, server to client.
-    /// Client to server, server to client.
     pub(super) fn bytes(&self) -> (u64, u64) {
         match self.near {
             Near::Client => (self.moved.outward, self.moved.homeward),

@@ -1,7 +1,7 @@
 //! The balancer of one port of a Service.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -33,6 +33,8 @@ struct Shared {
     admission: Arc<Admission>,
     budget: RetryBudget,
     adaptive: ArcSwapOption<Adaptive>,
+    /// All that is in flight, requests and connections.
+    carried: AtomicU32,
 }
 
 /// An endpoint for a request. The request is in flight until this is dropped.
@@ -65,6 +67,7 @@ impl Balancer {
             admission: Arc::default(),
             budget: RetryBudget::new(now),
             adaptive: ArcSwapOption::new(adaptive.map(Arc::new)),
+            carried: AtomicU32::new(0),
         }))
     }
 
@@ -97,7 +100,7 @@ impl Balancer {
             return Err(Refusal::Overloaded);
         }
         let client = admission.request(&view.settings.requests, ask.client)?;
-        let Some(endpoint) = view.choose(ask, in_flight.saturating_add(1), nanos) else {
+        let Some(endpoint) = view.choose(ask, shared.with_one_more(), nanos) else {
             admission.requests.fetch_sub(1, Relaxed);
             return Err(Refusal::NoEndpoints);
         };
@@ -119,9 +122,8 @@ impl Balancer {
         if nanos >= shared.due.load(Relaxed) {
             shared.tend(nanos);
         }
-        let in_flight = shared.admission.requests.load(Relaxed);
         let view = shared.view.load();
-        let endpoint = view.choose(ask, in_flight.saturating_add(1), nanos)?;
+        let endpoint = view.choose(ask, shared.with_one_more(), nanos)?;
         Some(Carried::new(shared, endpoint))
     }
 
@@ -185,6 +187,11 @@ impl Shared {
         }
     }
 
+    /// What is in flight with what is about to be.
+    fn with_one_more(&self) -> u32 {
+        self.carried.load(Relaxed).saturating_add(1)
+    }
+
     fn is_overloaded(&self, settings: &TrafficSettings, in_flight: u32) -> bool {
         settings.adaptive_concurrency.is_some()
             && self
@@ -201,8 +208,17 @@ impl Picked {
         self.carried.address()
     }
 
-    /// Tells what became of the request, once, as [`Carried::sample`].
+    /// Tells what became of the request, once, and how long the answer took to begin. A
+    /// request that its client gave up tells nothing of the endpoint.
     pub fn sample(&self, outcome: Outcome, latency: Duration, now: Instant) {
+        let shared = &*self.carried.balancer;
+        let view = shared.view.load();
+        if let Some(settings) = &view.settings.adaptive_concurrency
+            && let Some(adaptive) = &*shared.adaptive.load()
+        {
+            let in_flight = shared.admission.requests.load(Relaxed);
+            adaptive.sample(settings, latency, in_flight, shared.epoch.nanos(now));
+        }
         self.carried.sample(outcome, latency, now);
     }
 }
@@ -220,6 +236,7 @@ impl Drop for Picked {
 impl Carried {
     fn new(balancer: &Arc<Shared>, endpoint: &Arc<Endpoint>) -> Self {
         endpoint.in_flight.fetch_add(1, Relaxed);
+        balancer.carried.fetch_add(1, Relaxed);
         Self {
             balancer: Arc::clone(balancer),
             endpoint: Arc::clone(endpoint),
@@ -231,19 +248,12 @@ impl Carried {
         self.endpoint.address
     }
 
-    /// Tells what became of the request, once, and how long the answer took to begin. A
-    /// request that its client gave up tells nothing of the endpoint.
+    /// Tells what became of the connection, once, and how long it took to begin.
     pub fn sample(&self, outcome: Outcome, latency: Duration, now: Instant) {
         let shared = &*self.balancer;
         let nanos = shared.epoch.nanos(now);
         self.endpoint.note(outcome, latency, nanos);
         let view = shared.view.load();
-        if let Some(settings) = &view.settings.adaptive_concurrency
-            && let Some(adaptive) = &*shared.adaptive.load()
-        {
-            let in_flight = shared.admission.requests.load(Relaxed);
-            adaptive.sample(settings, latency, in_flight, nanos);
-        }
         let Some(settings) = &view.settings.outlier_detection else {
             return;
         };
@@ -258,5 +268,6 @@ impl Carried {
 impl Drop for Carried {
     fn drop(&mut self) {
         self.endpoint.in_flight.fetch_sub(1, Relaxed);
+        self.balancer.carried.fetch_sub(1, Relaxed);
     }
 }

@@ -162,6 +162,19 @@ fn a_key_in_fashion_is_spread_by_a_bound() {
     }
 }
 
+#[test]
+fn connections_count_for_the_bound_as_requests_do() {
+    for kind in KINDS {
+        let mut sim = Sim::of(hashing(kind, Some(125)), 10);
+        let held: Vec<Carried> = (0..200).map(|_| sim.carry_hash(99)).collect();
+        let mut counts: BTreeMap<SocketAddr, u32> = BTreeMap::new();
+        for carried in &held {
+            *counts.entry(carried.address()).or_default() += 1;
+        }
+        assert_eq!(counts.values().max(), Some(&25), "{kind:?} {counts:?}");
+    }
+}
+
 #[expect(
     clippy::needless_pass_by_value,
     reason = "values are made where they are handed in"

@@ -111,6 +111,15 @@ impl Sim {
         balancer.pick(&ask, now).unwrap()
     }
 
+    fn carry_hash(&mut self, hash: u64) -> Carried {
+        let (balancer, now) = (self.balancer.clone(), self.now);
+        let ask = Ask {
+            hash: Some(hash),
+            ..self.ask()
+        };
+        balancer.carry(&ask, now).unwrap()
+    }
+
     fn pick_other(&mut self, exclude: &[SocketAddr]) -> Picked {
         let (balancer, now) = (self.balancer.clone(), self.now);
         let ask = Ask {

@@ -127,6 +127,13 @@ impl World {
         Served { ip }
     }
 
+    /// Likewise, of which nobody says what it speaks.
+    pub(super) fn unknown_service(&mut self, name: &str, endpoints: &[SocketAddr]) -> Served {
+        let ip = fresh_ip();
+        self.service_of(name, (ip, Some("example.com/any")), endpoints);
+        Served { ip }
+    }
+
     /// Likewise, at an address that it may have already.
     pub(super) fn service_at(&mut self, name: &str, ip: IpAddr, endpoints: &[SocketAddr]) {
         self.service_of(name, (ip, None), endpoints);

@@ -17,6 +17,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
+use super::services::app_of;
 use super::{Heard, ask, hear};
 use crate::cluster::convert::{Converter, NetnsFrom};
 use crate::model::{NamespacedName, TrustDomain};
@@ -348,4 +349,18 @@ async fn an_endpoint_that_drains_ends_what_it_has_and_gets_nothing_new() {
     let heard = hear(&mut held).await;
     assert_eq!((heard.status(), heard.text()), (200, &*app.name));
     assert_eq!(shop.world.nodes[0].proxy.endpoint_figures().len(), 1);
+}
+
+/// A connection in which requests are found is none of the endpoint that it was for.
+#[tokio::test]
+async fn an_endpoint_has_in_flight_what_it_answers() {
+    let mut world = World::new();
+    let (client, server) = (world.pod("client", 0), world.pod("server", 1));
+    let app = app_of(&server, "server");
+    let web = world.unknown_service("web", &[app.address]);
+    let mut stream = client.dial(SocketAddr::new(web.ip, 80)).await;
+    let heard = ask(&mut stream, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert_eq!(heard.status(), 200);
+    let in_flight = || world.nodes[0].proxy.endpoint_figures()[0].endpoints[0].in_flight;
+    until("it is over", || in_flight() == 0).await;
 }
