@@ -253,8 +253,8 @@ fn replaced_under_traffic() -> Result<()> {
     ensure!(bundles[2] != old);
     ensure!(traffic.connections > 100 && traffic.messages > 100);
 
-    // And on, with the new root alone.
-    let end = Instant::now() + Duration::from_secs(6);
+    // And on, with the new root alone, for longer than a certificate lives.
+    let end = Instant::now() + Duration::from_secs(13);
     let after = cluster.run(cluster.drive(&web, &cart, || Instant::now() > end));
     after.context("with the new root alone")?;
     let newer = |agent: &Agent, account: &str| -> Result<()> {

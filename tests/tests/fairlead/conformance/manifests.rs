@@ -4,7 +4,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use fairlead_tests::until_ok;
 
 use super::echo::{Case, get, refused};
 use super::stage::{Stage, all};
@@ -176,25 +175,22 @@ fn split() -> Vec<Case> {
     ]
 }
 
-/// Of 300 requests, 70 % to the first, give or take.
+/// Of 600 requests, 70 % to the first, give or take five standard deviations.
 fn weights(stage: &Stage) -> Result<()> {
     let file = "httproute-weight.yaml";
     let manifests = stage.world.manifests();
     manifests.write(file, &read(file)?)?;
-    let url = format!("http://{}/?[1-300]", stage.address("echo")?);
-    // Before the route is in force both get the same.
-    let weighted = until_ok("7 of 10 requests to the first", LONG, || {
-        let ask = ["curl", "-sS", "--max-time", "10", &url];
-        let output = stage.client(false).run_for(LONG, &ask)?.ok()?;
-        let first = output.stdout.matches(r#""pod": "echo-v1""#).count();
-        let second = output.stdout.matches(r#""pod": "echo-v2""#).count();
-        ensure!(first + second == 300, "{first} + {second} answers of 300");
-        ensure!(
-            (180..=240).contains(&first),
-            "{first} of 300 instead of 210"
-        );
-        Ok(())
-    });
+    stage.wait_routed("mesh-weighted-backends")?;
+    let url = format!("http://{}/?[1-600]", stage.address("echo")?);
+    let ask = ["curl", "-sS", "--max-time", "10", &url];
+    let output = stage.client(false).run_for(LONG, &ask)?.ok()?;
     manifests.remove(file)?;
-    weighted
+    let first = output.stdout.matches(r#""pod": "echo-v1""#).count();
+    let second = output.stdout.matches(r#""pod": "echo-v2""#).count();
+    ensure!(first + second == 600, "{first} + {second} answers of 600");
+    ensure!(
+        (364..=476).contains(&first),
+        "{first} of 600 instead of 420"
+    );
+    Ok(())
 }

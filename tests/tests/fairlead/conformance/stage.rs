@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result};
-use fairlead_tests::{Agent, AgentOptions, Pod, PodSpec, Process, World, WorldOptions};
+use fairlead_tests::{Agent, AgentOptions, Pod, PodSpec, Process, World, WorldOptions, until};
 use serde_json::{Value, json};
 
 use super::echo::Case;
@@ -23,7 +23,7 @@ pub(super) const SCRIPT: &str = include_str!("../../../scripts/conformance.py");
 
 /// The running pods. The order of the fields is the order in which they end.
 pub(super) struct Stage {
-    _agents: Vec<Agent>,
+    agents: Vec<Agent>,
     servers: BTreeMap<&'static str, Process>,
     v1: Pod,
     v2: Pod,
@@ -68,7 +68,7 @@ impl Stage {
         agents[0].wait_enrolled(&[&v1, &consumer])?;
         agents[1].wait_enrolled(&[&v2])?;
         Ok(Self {
-            _agents: agents,
+            agents,
             servers,
             v1,
             v2,
@@ -93,6 +93,14 @@ impl Stage {
                 known.with_context(|| format!("no Service {name}"))
             }
         }
+    }
+
+    /// Waits until the agent of the pod that asks has a route of this name.
+    pub(super) fn wait_routed(&self, name: &str) -> Result<()> {
+        until("the route", SOON, || {
+            let routes = self.agents[0].cli.json(&["get", "routes"]).ok()?;
+            format!("{routes:?}").contains(name).then_some(())
+        })
     }
 
     /// What a server has printed: a line for each request.
