@@ -5,6 +5,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use prost::Message as _;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::service::impersonated;
 use crate::identity::generated::IstioCertificateRequest;
@@ -33,6 +34,8 @@ pub(crate) fn authority(data: &[u8]) {
     };
     let leaf = Leaf::parse(&issued.chain[0]).expect("what was signed has one identity");
     assert_eq!(leaf.id, id);
+    let (_, parsed) = X509Certificate::from_der(&issued.chain[0]).expect("it was parsed");
+    assert!(!parsed.is_ca());
     assert!(leaf.not_after <= SystemClock.now() + TTL);
 }
 

@@ -77,13 +77,21 @@ fn certificates(directory: &Path) -> Result<()> {
     ])
 }
 
-/// Pods whose users' tokens are checked, each with the URI of the keys.
-const SERVERS: [(&str, &str, u16); 3] = [
-    ("trusting", "https://issuer.shop:8443/keys.json", 200),
-    // The certificate is not for this name.
-    ("misled", "https://issuer.shop.svc:8443/keys.json", 401),
+/// Pods whose users' tokens are checked, each with the URI of the keys and what its agent
+/// has against the certificate.
+const SERVERS: [(&str, &str, Option<(&str, &str)>); 3] = [
+    ("trusting", "https://issuer.shop:8443/keys.json", None),
+    (
+        "misled",
+        "https://issuer.shop.svc:8443/keys.json",
+        Some(("b", "not valid for name")),
+    ),
     // Its node does not know the root.
-    ("distrusting", "https://issuer.shop:8443/keys.json", 401),
+    (
+        "distrusting",
+        "https://issuer.shop:8443/keys.json",
+        Some(("a", "UnknownIssuer")),
+    ),
 ];
 
 fn over_tls() -> Result<()> {
@@ -131,7 +139,8 @@ fn over_tls() -> Result<()> {
             },
         }))?;
     }
-    for (name, _, expected) in SERVERS {
+    for (name, _, objection) in SERVERS {
+        let expected = if objection.is_some() { 401 } else { 200 };
         let url = format!("http://{}:8080/", mesh.pod(name).ip4);
         let bearer = format!("Authorization: Bearer {JOE}");
         until_ok(name, SOON * 2, || {
@@ -147,6 +156,17 @@ fn over_tls() -> Result<()> {
             );
             Ok(())
         })?;
+        if let Some((node, why)) = objection {
+            let said = mesh.agent(node).process.output();
+            let keys = said
+                .lines()
+                .filter(|line| line.contains("keys of an issuer"));
+            let named = keys.filter(|line| line.contains(why)).count();
+            ensure!(
+                named > 0,
+                "{name}: the agent of {node} does not say {why}: {said}"
+            );
+        }
     }
     Ok(())
 }
