@@ -15,6 +15,7 @@ pub(crate) const TESTS: &[Test] = &[
     Test::node("seen::explain_says_what_happens", explained).with(&["curl", "nginx"]),
     Test::node("seen::a_route_is_seen_on_its_way", routed).with(&["curl", "nginx"]),
     Test::node("seen::tap_shows_live_requests_without_secrets", tapped).with(&["curl", "nginx"]),
+    Test::node("seen::what_a_policy_asks_for_is_written", logged).with(&["curl", "nginx"]),
 ];
 
 const SERVICE: &str = "10.96.0.10";
@@ -348,5 +349,29 @@ fn tapped() -> Result<()> {
         .cli
         .json(&["flows", "--path", "/api", "--last", "1"])?;
     ensure!(quiet[0].get("request_headers").is_none(), "{quiet:#?}");
+    Ok(())
+}
+
+/// Each node writes what its pod was asked or has asked, to its agent's standard output.
+fn logged() -> Result<()> {
+    let (mesh, _nginx) = mesh()?;
+    mesh.world.manifests().apply(&json!({
+        "apiVersion": "fairlead.dev/v1alpha1", "kind": "MeshPolicy",
+        "metadata": {"namespace": "shop", "name": "log"},
+        "spec": {"accessLog": {"mode": "ALL"}},
+    }))?;
+    let path = format!("/api/items?password={SECRET}");
+    let asked = |line: &&str| line.starts_with("{\"time\":") && line.contains("\"/api/items\"");
+    until("a line of each node", SOON, || {
+        let _answer = ask(mesh.pod("client"), &path, &[]).ok()?;
+        let outputs = mesh.agents.iter().map(|agent| agent.process.output());
+        let outputs: Vec<String> = outputs.collect();
+        let logs = |output: &String| output.lines().any(|line| asked(&line));
+        outputs.iter().all(logs).then_some(())
+    })?;
+    for agent in &mesh.agents {
+        let output = agent.process.output();
+        ensure!(!output.contains(SECRET), "{output}");
+    }
     Ok(())
 }

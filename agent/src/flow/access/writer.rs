@@ -1,9 +1,10 @@
 //! The thread that writes.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
 
@@ -34,9 +35,10 @@ pub struct AccessLogWriter {
 }
 
 #[derive(Debug)]
-enum Sink {
-    Stdout,
-    File { path: PathBuf, file: File },
+struct Sink {
+    file: File,
+    /// Where it is to be; `None`: it was handed over by whoever started the process.
+    path: Option<PathBuf>,
 }
 
 impl AccessLogWriter {
@@ -46,10 +48,14 @@ impl AccessLogWriter {
         counts: AccessCounts,
     ) -> io::Result<Self> {
         let sink = match to {
-            AccessLogTo::Stdout => Sink::Stdout,
-            AccessLogTo::File(path) => Sink::File {
-                path: path.clone(),
+            // Not by its lock, which the command line holds for as long as the agent runs.
+            AccessLogTo::Stdout => Sink {
+                file: io::stdout().as_fd().try_clone_to_owned()?.into(),
+                path: None,
+            },
+            AccessLogTo::File(path) => Sink {
                 file: open(path)?,
+                path: Some(path.clone()),
             },
         };
         Ok(Self {
@@ -100,30 +106,24 @@ impl AccessLogWriter {
 
 impl Sink {
     fn write(&mut self, mended: &[u8], batch: &[u8]) -> io::Result<()> {
-        match self {
-            Self::Stdout => {
-                let mut out = io::stdout().lock();
-                out.write_all(mended)?;
-                out.write_all(batch)?;
-                out.flush()
-            }
-            Self::File { path, file } => {
-                let ours = file.metadata()?;
-                let is_ours = |there: &std::fs::Metadata| {
-                    (there.dev(), there.ino()) == (ours.dev(), ours.ino())
-                };
-                if !std::fs::metadata(&*path).is_ok_and(|there| is_ours(&there)) {
-                    *file = open(path)?;
-                } else if !mended.is_empty() {
-                    file.write_all(mended)?;
-                }
-                file.write_all(batch)
-            }
+        if let Some(path) = &self.path
+            && !self.is_at(path)?
+        {
+            self.file = open(path)?;
+        } else if !mended.is_empty() {
+            self.file.write_all(mended)?;
         }
+        self.file.write_all(batch)
+    }
+
+    fn is_at(&self, path: &Path) -> io::Result<bool> {
+        let ours = self.file.metadata()?;
+        let is_ours = |there: Metadata| (there.dev(), there.ino()) == (ours.dev(), ours.ino());
+        Ok(std::fs::metadata(path).is_ok_and(is_ours))
     }
 }
 
-fn open(path: &PathBuf) -> io::Result<File> {
+fn open(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.append(true).create(true).mode(0o640).open(path)
 }
