@@ -197,10 +197,14 @@ pub(super) async fn http1(
         let mut leave = pin!(leaving.cancelled());
         let mut left = false;
         poll_fn(|cx| {
-            if !left && leave.as_mut().poll(cx).is_ready() {
-                left = true;
-                Pin::new(&mut connection).graceful_shutdown();
+            // Read first: told to end before it has, a connection ends with its first request
+            // unanswered.
+            let polled = Pin::new(&mut connection).poll(cx);
+            if polled.is_ready() || left || leave.as_mut().poll(cx).is_pending() {
+                return polled;
             }
+            left = true;
+            Pin::new(&mut connection).graceful_shutdown();
             Pin::new(&mut connection).poll(cx)
         })
         .await

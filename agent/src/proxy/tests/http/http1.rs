@@ -612,6 +612,25 @@ async fn a_connection_without_requests_is_let_go_when_its_pod_leaves() {
 }
 
 #[tokio::test]
+async fn a_first_request_that_comes_as_its_pod_leaves_is_served() {
+    let mut world = World::new();
+    let (client, servers) = everywhere(&mut world);
+    let proxy = world.nodes[0].proxy.clone();
+    let idle = proxy.stats().tasks;
+    let mut streams = Vec::new();
+    for (_, address) in &servers {
+        streams.push(client.dial(*address).await);
+    }
+    until("both are accepted", || proxy.stats().tasks >= idle + 2).await;
+    proxy.remove_pod(&client.key(), Duration::from_mins(1));
+    for mut stream in streams {
+        let heard = ask(&mut stream, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        assert_eq!(heard.status(), 200);
+        expect_fin(&mut stream).await;
+    }
+}
+
+#[tokio::test]
 async fn a_policy_is_asked_for_each_request_of_an_open_connection() {
     let mut world = World::new();
     let (client, servers) = everywhere(&mut world);
