@@ -17,7 +17,7 @@ use super::record::ConnectionId;
 use super::shared::Shared;
 use crate::model::NamespacedName;
 use crate::policy::{HttpRequest, Permission, Route};
-use crate::state::is_local;
+use crate::state::{embedded, is_local};
 
 /// A pod of this node in whose name calls are made. It does not keep the pod.
 #[derive(Clone, Debug)]
@@ -82,19 +82,27 @@ impl Caller {
         {
             return None;
         }
+        if is_local(ip) {
+            return Some("is the machine's, the link's or the cloud's own");
+        }
         let table = shared.table();
         let snapshot = table.snapshot();
-        if is_local(ip) {
-            Some("is the machine's, the link's or the cloud's own")
-        } else if snapshot.node_addresses.contains(&ip) {
-            Some("is a node's")
-        } else if snapshot.services_by_ip.contains_key(&ip) {
-            Some("is a Service's, which goes by its name")
-        } else if snapshot.pods_by_ip.contains_key(&ip) {
-            Some("is a pod's, which goes by the name of its Service")
-        } else {
-            None
-        }
+        let whose = |ip: IpAddr| {
+            if snapshot.node_addresses.contains(&ip) {
+                Some("is a node's")
+            } else if snapshot.services_by_ip.contains_key(&ip) {
+                Some("is a Service's, which goes by its name")
+            } else if snapshot.pods_by_ip.contains_key(&ip) {
+                Some("is a pod's, which goes by the name of its Service")
+            } else {
+                None
+            }
+        };
+        let translated = match ip {
+            IpAddr::V6(ip) => embedded(ip).map(IpAddr::V4),
+            IpAddr::V4(_) => None,
+        };
+        whose(ip).or_else(|| whose(translated?))
     }
 
     /// A server is reached as it was: its pod has neither been enrolled since nor let go.

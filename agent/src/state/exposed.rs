@@ -100,7 +100,7 @@ fn is_of_amazon(ip: Ipv6Addr) -> bool {
 
 /// The address that a network may make of this one on the way: NAT64 (RFC 6052), 6to4
 /// (RFC 3056), and compatible ones (RFC 4291), which nobody uses any more.
-fn embedded(ip: Ipv6Addr) -> Option<Ipv4Addr> {
+pub fn embedded(ip: Ipv6Addr) -> Option<Ipv4Addr> {
     let ([0x64, 0xff9b, 0, 0, 0, 0, high, low]
     | [0x2002, high, low, ..]
     | [0, 0, 0, 0, 0, 0, high, low]) = ip.segments()

@@ -34,7 +34,7 @@ mod tests;
 pub use access_log::{AccessLog, AccessLogMode};
 pub use change::{Change, Object, ObjectKey, ObjectKind, Origin};
 pub use dict::Dict;
-pub use exposed::{Exposed, is_local};
+pub use exposed::{Exposed, embedded, is_local};
 pub use external::{ExternalProvider, IncludedBody};
 pub use jwt::{ClaimHeader, JwtKeys, JwtProvider, TokenHeader};
 pub use objects::{

@@ -159,29 +159,29 @@ impl Tries<'_> {
                 && tried.ended().is_some_and(|ended| self.plan.repeats(ended))
                 && source.can_repeat();
             let again = wanted.then(|| tried.again());
-            let granted = self.pause(again, exchange.retries).await;
-            if granted.is_none() {
+            let Some((granted, wait)) = self.granted(again, exchange.retries) else {
                 source.settle();
                 return self.settle(tried, guard, exchange);
-            }
-            guard = granted;
+            };
+            guard = Some(granted);
             self.failed.extend(tried.address());
+            // Before the pause: it is of no use, and others want its connection.
             tried.give_up(exchange.is_grpc());
+            tokio::time::sleep(wait).await;
             exchange.retries += 1;
         }
     }
 
-    /// Waits before another try. `None`: there is none, because it is not wanted, here or by
-    /// the server, or too many are being made already, or it would come too late.
-    async fn pause(&self, again: Option<Again>, before: u32) -> Option<RetryGuard> {
+    /// Another try, and the pause before it. `None`: there is none, because it is not wanted,
+    /// here or by the server, or too many are being made already, or it would come too late.
+    fn granted(&self, again: Option<Again>, before: u32) -> Option<(RetryGuard, Duration)> {
         let wait = self.plan.pause(before + 1, again?, rand::random())?;
         let now = Instant::now();
         if self.limits.head.is_some_and(|head| head.left(now) <= wait) {
             return None;
         }
         let guard = self.balancer.retry(now.into_std()).ok()?;
-        tokio::time::sleep(wait).await;
-        Some(guard)
+        Some((guard, wait))
     }
 
     /// The last try is what the client gets.

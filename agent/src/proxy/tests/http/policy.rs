@@ -468,6 +468,9 @@ async fn nobody_sends_the_agent_to_the_addresses_of_its_node() {
         ("169.254.169.254", true),
         ("192.0.2.2", false),
         ("192.0.2.3", true),
+        ("64:ff9b::192.0.2.3", true),
+        ("64:ff9b::192.0.2.2", false),
+        ("2002:c000:204::1", true),
         ("192.0.2.4", true),
         ("192.0.2.129", false),
     ] {

@@ -14,7 +14,7 @@ use super::services::{App, SHORT, Served, app_of, get, request};
 use super::{Heard, ask, request_flow};
 use crate::flow::Verdict;
 use crate::model::NamespacedName;
-use crate::proxy::tests::world::{PATIENCE, TestPod, World, app, fresh_ip, reset, soon};
+use crate::proxy::tests::world::{PATIENCE, TestPod, World, app, fresh_ip, reset, soon, until};
 use crate::state::traffic::{
     Abort, AbortWith, Algorithm, Delay, Fault, LimitKey, LimitKind, LoadBalancingSpec, LocalLimit,
     OutlierDetectionSpec, RateLimit, RetriesSpec, RetryOn, Share, TimeoutsSpec, TrafficMatch,
@@ -399,7 +399,14 @@ async fn a_server_that_says_when_is_asked_again_then_or_not_at_all() {
     let mut shop = shop();
     shop.policy(retries(&[RetryOn::GatewayError], 2));
     let begun = std::time::Instant::now();
-    let heard = shop.get("/later/1").await;
+    let figures = || shop.world.nodes[0].proxy.endpoint_figures();
+    let is_free = || figures().iter().all(|it| it.endpoints[0].in_flight == 0);
+    let (heard, ()) = tokio::join!(
+        shop.get("/later/1"),
+        // An answer that is of no use is not kept for so long.
+        until("the first answer is given up", || shop.app.count() == 1
+            && is_free()),
+    );
     assert_eq!(
         (heard.status(), heard.header("fairlead-retries")),
         (200, Some("1"))
