@@ -77,9 +77,12 @@ fn certificates(directory: &Path) -> Result<()> {
     ])
 }
 
-/// Pods whose users' tokens are checked, each with the URI of the keys and what its agent
-/// has against the certificate.
-const SERVERS: [(&str, &str, Option<(&str, &str)>); 3] = [
+/// The node of an agent, and what it has against the certificate.
+type Refusal = (&'static str, &'static str);
+
+/// Pods whose users' tokens are checked, each with the URI of the keys, and why its agent
+/// has none.
+const SERVERS: [(&str, &str, Option<Refusal>); 3] = [
     ("trusting", "https://issuer.shop:8443/keys.json", None),
     (
         "misled",
