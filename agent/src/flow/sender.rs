@@ -166,8 +166,13 @@ impl FlowSender {
 
     /// Shows a request that begins to those who look on, if they want that.
     pub(super) fn show_begun(&self, request: impl FnOnce() -> RequestRecord) {
-        if self.taps.wants_begin() {
-            self.send(Recorded::Begun(Box::new(request())));
+        // Records go first: for these there is room while half of the queue is free.
+        let room = self.queue.capacity() > self.queue.max_capacity() / 2;
+        if room && self.taps.wants_begin() {
+            let _shown = self
+                .queue
+                .try_send(Recorded::Begun(Box::new(request())))
+                .is_ok();
         }
     }
 

@@ -348,6 +348,12 @@ pub(super) fn version_for(declared: AppProtocol, parts: &Parts) -> upstream::Ver
     }
 }
 
+/// A server that takes no WebSocket in HTTP/2 may take it in HTTP/1.1: nobody has declared
+/// that it speaks HTTP/2.
+pub(super) fn falls_back(declared: AppProtocol) -> bool {
+    !matches!(declared, AppProtocol::Http2 | AppProtocol::Grpc)
+}
+
 /// A request to `dialled` that has come to the limits of this Service goes nowhere else.
 fn leads_to(rule: Option<&CompiledRule>, of: &ServicePort, dialled: &ServicePort) -> bool {
     let is_it = |target: &BackendTarget| match target {

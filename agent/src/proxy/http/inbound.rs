@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::body::Body;
 use super::deadline::{Deadline, write_grpc_timeout};
+use super::forward::falls_back;
 use super::gate::Door;
 use super::headers;
 use super::io::Io;
@@ -134,6 +135,7 @@ impl Inbound {
             tasks: &self.shared.tasks,
             to: &self.to,
             version,
+            falls_back: headers::is_extended(&parts) && self.falls_back(),
         };
         let request = Request::from_parts(parts, body);
         let sent = exit.send(request, self).await;
@@ -142,6 +144,11 @@ impl Inbound {
         disown(headers);
         admitted.apply(headers);
         Ok(sent)
+    }
+
+    fn falls_back(&self) -> bool {
+        let (table, port) = (self.shared.table(), self.address.port());
+        falls_back(table.pod_protocol(&self.server.pod, port))
     }
 }
 

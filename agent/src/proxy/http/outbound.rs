@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::body::Body;
 use super::deadline::{Deadline, write_grpc_timeout};
-use super::forward::Asked;
+use super::forward::{Asked, falls_back};
 use super::gate::{Admitted, Door};
 use super::guard::Guard;
 use super::headers;
@@ -197,6 +197,7 @@ impl Outbound {
             tasks: &shared.tasks,
             to: &server.to,
             version,
+            falls_back: headers::is_extended(&parts) && self.falls_back(server),
         };
         let request = Request::from_parts(parts, body);
         let sent = send(&exit, request, &(self, server), exchange).await;
@@ -204,6 +205,12 @@ impl Outbound {
         let mut sent = sent.map_err(|failed| unanswered(&failed.why))?;
         server.answered(&admitted, sent.response.headers_mut());
         Ok(sent)
+    }
+
+    fn falls_back(&self, server: &Server) -> bool {
+        let port = server.address.port();
+        let protocol = |pod| falls_back(self.table().pod_protocol(pod, port));
+        server.pod.as_deref().is_none_or(protocol)
     }
 
     /// Asks the policies of a server of this node; those of others are asked at theirs.

@@ -350,7 +350,7 @@ async fn stream(
 ) -> Ended {
     let is_head = request.method() == Method::HEAD;
     let silence = (!may_be_silent(&request)).then_some(limit);
-    let mut hints = Hints::of(&mut request);
+    let hints = Hints::of(&mut request);
     let request = request.map(|body| Body::http2(body, silence));
     let mut answer = pin!(handler.handle(request));
     let answer = loop {

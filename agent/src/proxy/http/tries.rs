@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::body::{Body, BodyError};
 use super::deadline::{Deadline, Limits, write_grpc_timeout};
-use super::forward::{Refused, ServicePort};
+use super::forward::{Refused, ServicePort, falls_back};
 use super::headers;
 use super::lease::Limited;
 use super::load::Load;
@@ -270,11 +270,14 @@ impl Tries<'_> {
         {
             write_grpc_timeout(&mut parts.headers, whole.left(Instant::now()));
         }
+        let (service, port) = self.target.service;
+        let declared = self.target.table.service_protocol(service, *port);
         let exit = Exit {
             upstreams: &outbound.dialler.client.upstreams,
             tasks: &outbound.dialler.shared.tasks,
             to: &server.to,
             version: self.target.version,
+            falls_back: falls_back(declared),
         };
         let dial = Limited {
             outbound,

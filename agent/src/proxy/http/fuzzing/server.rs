@@ -199,6 +199,7 @@ impl Forward {
             tasks: &self.tasks,
             to: &self.to,
             version: Version::Http1,
+            falls_back: true,
         };
         let sent = exit.send(Request::from_parts(parts, body), self).await;
         let sent = sent.map_err(|failed| session::unanswered(&failed.why))?;

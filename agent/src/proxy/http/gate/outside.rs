@@ -34,6 +34,8 @@ impl Door<'_> {
             return Err(Reason::new(ReasonKind::ExtAuthzUnavailable, what));
         }
         let shown = match provider.body {
+            // What follows is no body, and is not there before the answer.
+            Some(_) if headers::is_extended(parts) => Some(Bytes::new()),
             Some(included) => Some(beginning(body, included).await?),
             None => None,
         };

@@ -158,11 +158,8 @@ impl Place {
         mut request: Request<Body>,
         exit: &Exit<'_>,
     ) -> Result<Sent, Failed> {
-        if websocket::is_meant(&request) {
-            if !self.0.takes_extended().await {
-                return Err(Failed::unsent(Why::Unsupported, request));
-            }
-            websocket::to_http2(&mut request);
+        if websocket::is_meant(&request) && !self.0.takes_extended().await {
+            return Err(Failed::unsent(Why::Unsupported, request));
         }
         let mut sender = match self.0.sender.clone().ready().await {
             Ok(sender) => sender,
@@ -172,6 +169,10 @@ impl Place {
                 return Err(Failed::unsent(Why::Reset(error.into()), request));
             }
         };
+        // Not before: what comes back unsent is what rules look at again.
+        if websocket::is_meant(&request) {
+            websocket::to_http2(&mut request);
+        }
         let (mut parts, body) = request.into_parts();
         let interim = parts.extensions.remove::<Interim>();
         let at_end = body.is_end_stream();

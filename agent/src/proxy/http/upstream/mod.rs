@@ -23,6 +23,7 @@ pub(super) use self::http1::{Answer1, Http1};
 pub(super) use self::http2::{Answer2, Http2};
 pub(super) use self::websocket::Socket;
 use super::body::{Body, BodyError};
+use super::headers;
 use super::io::Io;
 use crate::proxy::config::Config;
 use crate::proxy::outcome::Outcome;
@@ -188,6 +189,9 @@ pub(super) struct Exit<'a> {
     pub(super) tasks: &'a Tasks,
     pub(super) to: &'a Reached,
     pub(super) version: Version,
+    /// A server that takes no WebSocket in HTTP/2 is asked in HTTP/1.1: nobody has declared
+    /// that it speaks HTTP/2.
+    pub(super) falls_back: bool,
 }
 
 impl Exit<'_> {
@@ -202,8 +206,24 @@ impl Exit<'_> {
     ) -> Result<Sent, Failed> {
         match self.version {
             Version::Http1 => self.send1(request, dial).await,
-            Version::Http2 => self.send2(request, dial).await,
+            Version::Http2 => match self.send2(request, dial).await {
+                Err(Failed {
+                    why: Why::Unsupported,
+                    request: Some(request),
+                }) if self.falls_back => self.fall_back(*request, dial).await,
+                done => done,
+            },
         }
+    }
+
+    async fn fall_back(&self, request: Request<Body>, dial: &impl Dial) -> Result<Sent, Failed> {
+        let (mut parts, body) = request.into_parts();
+        let sent = headers::send(&mut parts, Version::Http1, true);
+        let request = Request::from_parts(parts, body);
+        if sent.is_err() {
+            return Err(Failed::unsent(Why::Unsupported, request));
+        }
+        self.send1(request, dial).await
     }
 
     async fn send1(&self, mut request: Request<Body>, dial: &impl Dial) -> Result<Sent, Failed> {
@@ -396,6 +416,7 @@ mod tests {
             tasks: &tasks,
             to: &to,
             version: Version::Http2,
+            falls_back: true,
         };
         let away = Away(AtomicUsize::new(0));
         let send = || async {

@@ -14,7 +14,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{Bytes, BytesMut};
 use h2::ext::Protocol;
-use http::header::{CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
+    TRANSFER_ENCODING, UPGRADE,
+};
 use http::{Method, Request, StatusCode};
 use http_body::Frame;
 use http_body_util::BodyExt as _;
@@ -107,7 +110,7 @@ impl Client {
         if accept.is_none_or(|accept| accept.as_bytes() != self.accept.as_bytes()) {
             return Err(refused());
         }
-        for name in [CONNECTION, UPGRADE] {
+        for name in [CONNECTION, UPGRADE, CONTENT_LENGTH, TRANSFER_ENCODING] {
             let _before = headers.remove(name);
         }
         *response.status_mut() = StatusCode::OK;

@@ -192,8 +192,9 @@ async fn a_server_without_websockets_is_told_from_one_that_refuses() {
     let unsupported = "upstream_reset; the server takes no WebSocket";
     let mut world = World::new();
     let (client, servers) = places(&mut world);
-    for (address, _calls) in servers {
-        let mut sender = client_of(&client, address).await;
+    for ((address, _calls), name) in servers.into_iter().zip(["near", "far"]) {
+        let to = service(&mut world, name, "kubernetes.io/h2c", address);
+        let mut sender = client_of(&client, to).await;
         let (status, headers) = refusal(&mut sender, connect("/", "websocket")).await;
         assert_eq!(
             (status, headers["fairlead-reason"].as_bytes()),
@@ -225,6 +226,39 @@ async fn a_server_without_websockets_is_told_from_one_that_refuses() {
             .get("fairlead-reason")
             .map(|it| it.to_str().unwrap());
         assert_eq!(reason, (expected == 502).then_some(unsupported));
+    }
+}
+
+#[tokio::test]
+async fn a_server_of_which_nothing_is_declared_is_asked_in_http1_too() {
+    let mut world = World::new();
+    let client = world.pod("client", 0);
+    for (name, node) in [("near", 0), ("far", 1)] {
+        let server = world.pod(name, node);
+        let (listener, address) = server.listen();
+        // Whoever speaks HTTP/2 to it hears that it does not.
+        let mut asked = chat(listener, |head| {
+            if head.starts_with("GET ") {
+                return agreed(head).replace("upgrade: ", "content-length: 3\r\nupgrade: ");
+            }
+            "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n".to_owned()
+        });
+        let mut sender = client_of(&client, address).await;
+        let request = connect("/chat", "websocket");
+        let (answer, mut send) = sender.send_request(request, false).unwrap();
+        let answer = soon(answer).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        assert!(!answer.headers().contains_key("content-length"));
+        let mut body = answer.into_body();
+        assert_eq!(chunk(&mut body).await, "first");
+        send_all(&mut send, Bytes::from_static(b"hello"), false).await;
+        assert_eq!(chunk(&mut body).await, "hello");
+        let mut head = String::new();
+        while !head.starts_with("GET /chat HTTP/1.1\r\n") {
+            head = soon(asked.recv()).await.unwrap();
+        }
+        let head = head.to_ascii_lowercase();
+        assert!(head.contains("\r\nhost: chat\r\n"), "{head}");
     }
 }
 
