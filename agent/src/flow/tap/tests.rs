@@ -139,6 +139,24 @@ async fn requests_are_shown_as_they_begin_to_those_who_want_that() {
     );
 }
 
+#[test]
+fn requests_that_begin_leave_half_of_the_queue_to_records() {
+    let (sender, receiver) = queue(4, FlowMetrics::default());
+    let (_hub, flows) = FlowHub::new(receiver, 10);
+    let wish = TapWish {
+        begin: true,
+        ..TapWish::default()
+    };
+    let _tap = flows.taps().open(wish).unwrap();
+    let requests = sender.requests(ends("web-1"));
+    for _ in 0..5 {
+        let uri = Uri::from_static("/chat");
+        let tap = sender.tap(&uri, &HeaderMap::new()).unwrap();
+        requests.begun(FlowProtocol::Http2, &Method::GET, ("a", "/chat"), &tap);
+    }
+    assert_eq!((sender.waiting(), sender.dropped()), (2, 0));
+}
+
 #[tokio::test(start_paused = true)]
 async fn only_what_was_asked_for_comes() {
     let (sender, hub, flows) = hub();

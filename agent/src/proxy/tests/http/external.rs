@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status};
 
 use super::http1::in_force;
 use super::services::{SHORT, app_of, get as http_get};
+use super::websocket::{client_of, connect, refusal};
 use super::{Heard, ask, everywhere};
 use crate::model::NamespacedName;
 use crate::proxy::http::external_protocol::auth::authorization_server::{
@@ -332,6 +333,29 @@ async fn who_can_not_be_asked_decides_as_the_policy_says() {
     for (_, address) in &servers {
         let mut stream = client.dial(*address).await;
         assert_eq!(get(&mut stream, "/fine").await.status(), 200);
+    }
+}
+
+#[tokio::test]
+async fn a_websocket_has_no_body_to_be_shown() {
+    let mut world = World::new();
+    let (client, servers) = everywhere(&mut world);
+    let (_pod, judge) = judge(&mut world);
+    let shown = ExternalProvider {
+        body: Some(IncludedBody {
+            max_bytes: 10,
+            allow_partial: false,
+        }),
+        ..provider()
+    };
+    apply(&mut world, &servers, &shown).await;
+    for (_, address) in &servers {
+        let mut sender = client_of(&client, *address).await;
+        let asked = judge.0.lock().unwrap().len();
+        // Neither does it wait for one; the application has no WebSockets.
+        let (status, _) = refusal(&mut sender, connect("/fine", "websocket")).await;
+        assert_eq!(status, 502);
+        assert_eq!(judge.0.lock().unwrap().len(), asked + 1);
     }
 }
 

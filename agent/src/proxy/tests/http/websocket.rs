@@ -60,7 +60,7 @@ fn agreed(head: &str) -> String {
     format!("{SWITCH}{accept}\r\n\r\nfirst")
 }
 
-fn connect(path: &str, protocol: &'static str) -> Request<()> {
+pub(super) fn connect(path: &str, protocol: &'static str) -> Request<()> {
     let request = Request::connect(format!("http://chat{path}"));
     let request = request.header("sec-websocket-version", "13");
     let protocol = Protocol::from_static(protocol);
@@ -68,7 +68,7 @@ fn connect(path: &str, protocol: &'static str) -> Request<()> {
 }
 
 /// A client that knows that it may.
-async fn client_of(client: &TestPod, to: std::net::SocketAddr) -> SendRequest<Bytes> {
+pub(super) async fn client_of(client: &TestPod, to: std::net::SocketAddr) -> SendRequest<Bytes> {
     let sender = talking(client.dial(to).await).await;
     until("the settings", || {
         sender.is_extended_connect_protocol_enabled()
@@ -78,7 +78,10 @@ async fn client_of(client: &TestPod, to: std::net::SocketAddr) -> SendRequest<By
 }
 
 /// The answer to a WebSocket of which nothing comes.
-async fn refusal(sender: &mut SendRequest<Bytes>, request: Request<()>) -> (u16, HeaderMap) {
+pub(super) async fn refusal(
+    sender: &mut SendRequest<Bytes>,
+    request: Request<()>,
+) -> (u16, HeaderMap) {
     let (answer, _send) = sender.send_request(request, false).unwrap();
     let (parts, _body) = soon(answer).await.unwrap().into_parts();
     (parts.status.as_u16(), parts.headers)
