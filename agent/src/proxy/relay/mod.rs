@@ -263,14 +263,19 @@ impl Limits {
             if self.tick.is_none() && !moved && !half_open && self.idle.is_none() {
                 return Poll::Pending;
             }
-            let tick = self.tick.get_or_insert_with(|| {
-                let limit = if half_open {
-                    Some(self.half_open)
-                } else {
-                    self.idle
-                };
-                Box::pin(tokio::time::sleep(TICK.min(limit.unwrap_or(TICK))))
-            });
+            let limit = if half_open {
+                Some(self.half_open)
+            } else {
+                self.idle
+            };
+            let rest = TICK.min(limit.unwrap_or(TICK));
+            let tick = self
+                .tick
+                .get_or_insert_with(|| Box::pin(tokio::time::sleep(rest)));
+            // The tick may be of before one way ended.
+            if half_open && rest < TICK && tick.deadline() > Instant::now() + rest {
+                tick.as_mut().reset(Instant::now() + rest);
+            }
             ready!(tick.as_mut().poll(cx));
             self.tick = None;
             if moved {
