@@ -89,10 +89,7 @@ impl Balancer {
     /// limits of the settings.
     pub fn pick(&self, ask: &Ask<'_>, now: Instant) -> Result<Picked, Refusal> {
         let shared = &self.0;
-        let nanos = shared.epoch.nanos(now);
-        if nanos >= shared.due.load(Relaxed) {
-            shared.tend(nanos);
-        }
+        let nanos = shared.tended(now);
         let view = shared.view.load();
         let admission = &shared.admission;
         let in_flight = admission.requests.load(Relaxed);
@@ -118,10 +115,7 @@ impl Balancer {
     /// requests holds for it. `None`: there is none.
     pub fn carry(&self, ask: &Ask<'_>, now: Instant) -> Option<Carried> {
         let shared = &self.0;
-        let nanos = shared.epoch.nanos(now);
-        if nanos >= shared.due.load(Relaxed) {
-            shared.tend(nanos);
-        }
+        let nanos = shared.tended(now);
         let view = shared.view.load();
         let endpoint = view.choose(ask, shared.with_one_more(), nanos)?;
         Some(Carried::new(shared, endpoint))
@@ -177,6 +171,15 @@ impl Shared {
     fn publish(&self, members: &Members, now: u64) {
         self.view.store(Arc::new(members.view(now)));
         self.due.store(members.due(), Relaxed);
+    }
+
+    /// Does what is due. Returns the time since the epoch, in nanoseconds.
+    fn tended(&self, now: Instant) -> u64 {
+        let nanos = self.epoch.nanos(now);
+        if nanos >= self.due.load(Relaxed) {
+            self.tend(nanos);
+        }
+        nanos
     }
 
     /// Does what is due. Whoever finds another at it goes on with what there is.

@@ -144,17 +144,27 @@ fn a_key_stays_where_it_is_until_its_endpoint_goes() {
     }
 }
 
+/// How many of these the endpoint has that has most.
+#[track_caller]
+fn check_most(kind: HashTableKind, addresses: impl Iterator<Item = SocketAddr>, expected: u32) {
+    let mut counts: BTreeMap<SocketAddr, u32> = BTreeMap::new();
+    for address in addresses {
+        *counts.entry(address).or_default() += 1;
+    }
+    assert_eq!(
+        counts.values().max(),
+        Some(&expected),
+        "{kind:?} {counts:?}"
+    );
+}
+
 #[test]
 fn a_key_in_fashion_is_spread_by_a_bound() {
     for kind in KINDS {
         let mut sim = Sim::of(hashing(kind, Some(125)), 10);
         let held: Vec<Picked> = (0..200).map(|_| sim.pick_hash(99)).collect();
-        let mut counts: BTreeMap<SocketAddr, u32> = BTreeMap::new();
-        for picked in &held {
-            *counts.entry(picked.address()).or_default() += 1;
-        }
         // 200 on 10 are 20 on the average; a quarter more is 25.
-        assert_eq!(counts.values().max(), Some(&25), "{kind:?} {counts:?}");
+        check_most(kind, held.iter().map(Picked::address), 25);
         drop(held);
         let mut sim = Sim::of(hashing(kind, None), 10);
         let first = sim.pick_hash(99).address();
@@ -167,11 +177,7 @@ fn connections_count_for_the_bound_as_requests_do() {
     for kind in KINDS {
         let mut sim = Sim::of(hashing(kind, Some(125)), 10);
         let held: Vec<Carried> = (0..200).map(|_| sim.carry_hash(99)).collect();
-        let mut counts: BTreeMap<SocketAddr, u32> = BTreeMap::new();
-        for carried in &held {
-            *counts.entry(carried.address()).or_default() += 1;
-        }
-        assert_eq!(counts.values().max(), Some(&25), "{kind:?} {counts:?}");
+        check_most(kind, held.iter().map(Carried::address), 25);
     }
 }
 

@@ -92,6 +92,13 @@ impl Sim {
         }
     }
 
+    fn ask_hash(&mut self, hash: u64) -> Ask<'_> {
+        Ask {
+            hash: Some(hash),
+            ..self.ask()
+        }
+    }
+
     fn try_pick(&mut self) -> Result<Picked, Refusal> {
         let (balancer, now) = (self.balancer.clone(), self.now);
         balancer.pick(&self.ask(), now)
@@ -104,20 +111,12 @@ impl Sim {
 
     fn pick_hash(&mut self, hash: u64) -> Picked {
         let (balancer, now) = (self.balancer.clone(), self.now);
-        let ask = Ask {
-            hash: Some(hash),
-            ..self.ask()
-        };
-        balancer.pick(&ask, now).unwrap()
+        balancer.pick(&self.ask_hash(hash), now).unwrap()
     }
 
     fn carry_hash(&mut self, hash: u64) -> Carried {
         let (balancer, now) = (self.balancer.clone(), self.now);
-        let ask = Ask {
-            hash: Some(hash),
-            ..self.ask()
-        };
-        balancer.carry(&ask, now).unwrap()
+        balancer.carry(&self.ask_hash(hash), now).unwrap()
     }
 
     fn pick_other(&mut self, exclude: &[SocketAddr]) -> Picked {
