@@ -110,34 +110,34 @@ impl AccessLog {
         if !self.on {
             return;
         }
-        let (source, destination, ended) = match recorded {
+        let event = match recorded {
             Recorded::Request(request) => {
                 let ends = &request.ends;
-                (&ends.source, &ends.destination, request.ended())
+                let wanted = self.wants(&ends.source, &ends.destination, &request.ended());
+                wanted.then(|| Box::new(request.event()))
             }
             // It is written when it has ended.
-            Recorded::Begun(_) => return,
+            Recorded::Begun(_) => None,
             // Of a connection that carried requests those are written.
             Recorded::Connection(event) => match event.protocol {
-                FlowProtocol::Http | FlowProtocol::Http2 | FlowProtocol::Grpc => return,
+                FlowProtocol::Http | FlowProtocol::Http2 | FlowProtocol::Grpc => None,
                 FlowProtocol::Tcp | FlowProtocol::Tls => {
                     let ended = Ended {
                         forwarded: event.verdict == Verdict::Forwarded,
                         status: None,
                         grpc_status: None,
                     };
-                    (&event.source, &event.destination, ended)
+                    let wanted = self.wants(&event.source, &event.destination, &ended);
+                    wanted.then(|| event.clone())
                 }
             },
         };
-        if !self.wants(source, destination, &ended) {
-            return;
+        if let Some(event) = event {
+            self.write(event);
         }
-        let event = match recorded {
-            Recorded::Request(request) => Box::new(request.event()),
-            Recorded::Begun(request) => Box::new(request.event()),
-            Recorded::Connection(event) => event.clone(),
-        };
+    }
+
+    fn write(&self, event: Box<FlowEvent>) {
         let _before = self.counts.waiting.fetch_add(1, Ordering::Relaxed);
         if self.lines.try_send(event).is_err() {
             let _before = self.counts.waiting.fetch_sub(1, Ordering::Relaxed);
