@@ -23,15 +23,8 @@ const NOW: Duration = Duration::from_secs(1_780_000_000);
 
 fn provider() -> JwtProvider {
     JwtProvider {
-        issuer: "https://issuer".into(),
         audiences: vec!["shop".into()],
-        keys: JwtKeys::Inline("".into()),
-        from_headers: Vec::new(),
-        from_params: Vec::new(),
-        from_cookies: Vec::new(),
-        forward: false,
-        output_claims: Vec::new(),
-        clock_skew: Duration::ZERO,
+        ..JwtProvider::new("https://issuer", JwtKeys::Inline("".into()))
     }
 }
 

@@ -98,11 +98,7 @@ impl Caller {
                 None
             }
         };
-        let translated = match ip {
-            IpAddr::V6(ip) => embedded(ip).map(IpAddr::V4),
-            IpAddr::V4(_) => None,
-        };
-        whose(ip).or_else(|| whose(translated?))
+        whose(ip).or_else(|| whose(embedded(ip)?))
     }
 
     /// A server is reached as it was: its pod has neither been enrolled since nor let go.

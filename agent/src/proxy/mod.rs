@@ -24,6 +24,7 @@ pub(crate) mod fuzzing;
 mod hello;
 mod http;
 mod inbound;
+mod lock;
 mod network;
 mod outbound;
 mod outcome;

@@ -87,10 +87,9 @@ pub fn is_local(ip: IpAddr) -> bool {
                 || ip.is_unspecified()
                 || ip.is_multicast()
                 || is_of_amazon(ip)
-                || embedded(ip).is_some_and(|ip| is_local(ip.into()))
         }
     };
-    of_family || METADATA.contains(&ip)
+    of_family || METADATA.contains(&ip) || embedded(ip).is_some_and(is_local)
 }
 
 /// Of the block with Amazon's services of a machine: metadata, credentials of pods, names.
@@ -100,14 +99,18 @@ fn is_of_amazon(ip: Ipv6Addr) -> bool {
 
 /// The address that a network may make of this one on the way: NAT64 (RFC 6052), 6to4
 /// (RFC 3056), and compatible ones (RFC 4291), which nobody uses any more.
-pub fn embedded(ip: Ipv6Addr) -> Option<Ipv4Addr> {
+pub fn embedded(ip: IpAddr) -> Option<IpAddr> {
+    let IpAddr::V6(ip) = ip else {
+        return None;
+    };
     let ([0x64, 0xff9b, 0, 0, 0, 0, high, low]
     | [0x2002, high, low, ..]
     | [0, 0, 0, 0, 0, 0, high, low]) = ip.segments()
     else {
         return None;
     };
-    Some(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
+    let v4 = Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low));
+    Some(v4.into())
 }
 
 impl Writer {

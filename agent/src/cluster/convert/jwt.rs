@@ -64,15 +64,8 @@ fn provider(reader: &mut Reader, value: &Value, path: &FieldPath) -> Option<JwtP
     let mut issuer = None;
     let mut keys = Vec::new();
     let mut provider = JwtProvider {
-        issuer: "".into(),
-        audiences: Vec::new(),
-        keys: JwtKeys::Inline("".into()),
-        from_headers: Vec::new(),
-        from_params: Vec::new(),
-        from_cookies: Vec::new(),
-        forward: false,
-        output_claims: Vec::new(),
         clock_skew: CLOCK_SKEW,
+        ..JwtProvider::new("", JwtKeys::Inline("".into()))
     };
     for (key, value, path) in reader.fields(value, path, &known) {
         match key {

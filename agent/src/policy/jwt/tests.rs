@@ -11,15 +11,8 @@ use crate::state::{JwtKeys, JwtProvider};
 
 fn provider() -> JwtProvider {
     JwtProvider {
-        issuer: "https://issuer".into(),
-        audiences: Vec::new(),
-        keys: JwtKeys::Inline("".into()),
-        from_headers: Vec::new(),
-        from_params: Vec::new(),
-        from_cookies: Vec::new(),
-        forward: false,
-        output_claims: Vec::new(),
         clock_skew: Duration::from_mins(1),
+        ..JwtProvider::new("https://issuer", JwtKeys::Inline("".into()))
     }
 }
 

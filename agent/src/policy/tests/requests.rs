@@ -541,15 +541,8 @@ fn issuer(header: Option<&str>) -> MeshPolicy {
         claim: vec!["sub".into()],
     });
     let provider = JwtProvider {
-        issuer: "https://a".into(),
-        audiences: Vec::new(),
-        keys: JwtKeys::Uri("https://a/keys".into()),
-        from_headers: Vec::new(),
-        from_params: Vec::new(),
-        from_cookies: Vec::new(),
-        forward: false,
         output_claims: claims.into_iter().collect(),
-        clock_skew: Duration::ZERO,
+        ..JwtProvider::new("https://a", JwtKeys::Uri("https://a/keys".into()))
     };
     MeshPolicy {
         jwt: vec![Arc::new(provider)],

@@ -28,7 +28,7 @@ impl Outbound {
     /// way; where its pod has no memory for that, there is no copy.
     pub(super) fn copy(&self, asked: &mut Asked, filters: &[Filter], label: &Arc<str>) {
         // What turns into something else has nothing to be copied.
-        if headers::is_extended(&asked.parts) || headers::wants_upgrade(&asked.parts) {
+        if headers::is_extended(&asked.parts.extensions) || headers::wants_upgrade(&asked.parts) {
             return;
         }
         for mirror in wanted(filters, rand::random) {

@@ -341,7 +341,7 @@ impl Finishing {
 pub(super) fn version_for(declared: AppProtocol, parts: &Parts) -> upstream::Version {
     let of_connection = parts.method == Method::CONNECT || headers::wants_upgrade(parts);
     match declared {
-        AppProtocol::Http1 if headers::is_extended(parts) => upstream::Version::Http1,
+        AppProtocol::Http1 if headers::is_extended(&parts.extensions) => upstream::Version::Http1,
         _ if parts.version >= Version::HTTP_2 => upstream::Version::Http2,
         AppProtocol::Grpc | AppProtocol::Http2 if !of_connection => upstream::Version::Http2,
         _ => upstream::Version::Http1,

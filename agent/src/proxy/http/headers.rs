@@ -8,7 +8,7 @@ use http::header::{
 };
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
-use http::{Method, StatusCode, Version, response};
+use http::{Extensions, Method, StatusCode, Version, response};
 
 use super::reason::{Extra, Reason, ReasonKind};
 use super::upstream;
@@ -17,8 +17,8 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
-/// The one protocol that a connection of HTTP/1.1, or a stream of HTTP/2, may turn into: no rule sees what is said
-/// after that, so it must not be requests again, as it is with `h2c`.
+/// The one protocol that a connection of HTTP/1.1, or a stream of HTTP/2, may turn into: no
+/// rule sees what is said after that, so it must not be requests again, as it is with `h2c`.
 const UPGRADES_TO: &[u8] = b"websocket";
 
 /// Makes one form of all that clients may send, or says why it is none: the host is known,
@@ -30,7 +30,7 @@ pub(super) fn receive(parts: &mut Parts) -> Result<(), Reason> {
     } else {
         receive_http2(parts)?;
     }
-    let keeps_upgrade = wants_upgrade(parts) || is_extended(parts);
+    let keeps_upgrade = wants_upgrade(parts) || is_extended(&parts.extensions);
     drop_hop_by_hop(&mut parts.headers, keeps_upgrade);
     Ok(())
 }
@@ -46,8 +46,8 @@ pub(super) fn wants_upgrade(parts: &Parts) -> bool {
 
 /// The client of HTTP/2 asks to speak something else on its stream (RFC 8441). All rules see
 /// a GET with an upgrade, as of HTTP/1.1.
-pub(super) fn is_extended(parts: &Parts) -> bool {
-    parts.extensions.get::<Protocol>().is_some()
+pub(super) fn is_extended(extensions: &Extensions) -> bool {
+    extensions.get::<Protocol>().is_some()
 }
 
 /// The host that the request is for, with its port where it names one.
@@ -97,6 +97,18 @@ pub(super) fn answer(parts: &mut response::Parts, to: Version, upgraded: bool) {
     } else {
         parts.version = Version::HTTP_11;
     }
+}
+
+/// The cookies in one line of `Cookie`.
+pub(super) fn cookies(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    line.split(|byte| *byte == b';')
+}
+
+/// The value of a cookie without the quotes that it may have (RFC 6265, section 4.1.1).
+pub(super) fn unquoted(value: &[u8]) -> &[u8] {
+    let bare = value.strip_prefix(b"\"");
+    let bare = bare.and_then(|value| value.strip_suffix(b"\""));
+    bare.unwrap_or(value)
 }
 
 /// Of an answer before the answer.
@@ -165,10 +177,7 @@ fn receive_extended(parts: &mut Parts) -> Result<(), Reason> {
     };
     let protocol = protocol.as_str().as_bytes();
     if !protocol.eq_ignore_ascii_case(UPGRADES_TO) {
-        let extra = Extra {
-            status: Some(StatusCode::NOT_IMPLEMENTED),
-            ..Extra::default()
-        };
+        let extra = Extra::status(StatusCode::NOT_IMPLEMENTED);
         return Err(bad("no such protocol: only websocket").with(extra));
     }
     parts.method = Method::GET;
@@ -220,7 +229,8 @@ fn send_http1(parts: &mut Parts, at_end: bool) -> Result<(), Reason> {
     if was_http2 {
         join_cookies(&mut parts.headers);
         // A body of unknown length needs it said, whatever the method.
-        if !at_end && !is_extended(parts) && !parts.headers.contains_key(CONTENT_LENGTH) {
+        if !at_end && !is_extended(&parts.extensions) && !parts.headers.contains_key(CONTENT_LENGTH)
+        {
             let chunked = HeaderValue::from_static("chunked");
             let _before = parts.headers.insert(TRANSFER_ENCODING, chunked);
         }

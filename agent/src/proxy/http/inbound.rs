@@ -135,7 +135,7 @@ impl Inbound {
             tasks: &self.shared.tasks,
             to: &self.to,
             version,
-            falls_back: headers::is_extended(&parts) && self.falls_back(),
+            falls_back: headers::is_extended(&parts.extensions) && self.falls_back(),
         };
         let request = Request::from_parts(parts, body);
         let sent = exit.send(request, self).await;

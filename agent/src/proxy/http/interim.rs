@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
@@ -16,6 +16,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use super::headers;
 use super::reason::disown;
 use super::reply::is_grpc;
+use crate::proxy::lock::lock;
 
 /// Passed on for one request.
 const MOST: usize = 8;
@@ -66,7 +67,7 @@ impl Hints {
             return Poll::Pending;
         };
         shared.waiting.register(cx.waker());
-        let mut state = shared.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&shared.state);
         state.hints.pop_front().map_or(Poll::Pending, Poll::Ready)
     }
 }
@@ -85,7 +86,7 @@ impl Interim {
             return;
         }
         let shared = &*self.0;
-        let mut state = shared.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&shared.state);
         if state.taken >= MOST {
             return;
         }

@@ -197,7 +197,7 @@ impl Outbound {
             tasks: &shared.tasks,
             to: &server.to,
             version,
-            falls_back: headers::is_extended(&parts) && self.falls_back(server),
+            falls_back: headers::is_extended(&parts.extensions) && self.falls_back(server),
         };
         let request = Request::from_parts(parts, body);
         let sent = send(&exit, request, &(self, server), exchange).await;

@@ -4,7 +4,7 @@
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use http_body::{Frame, SizeHint};
 
 use super::body::{Body, BodyError};
 use super::timed::TimedOut;
+use crate::proxy::lock::lock;
 
 /// The answers that one connection owes its client.
 #[derive(Clone, Debug, Default)]
@@ -71,8 +72,7 @@ impl Debt {
 
 impl Debts {
     fn body(&self) -> MutexGuard<'_, Option<Body>> {
-        // A panic under this lock would have ended the process.
-        self.body.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.body)
     }
 }
 

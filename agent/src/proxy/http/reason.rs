@@ -77,6 +77,16 @@ pub(in crate::proxy) struct Extra {
     pub(in crate::proxy) body: Option<String>,
 }
 
+impl Extra {
+    /// This status, and nothing more.
+    pub(in crate::proxy) fn status(status: StatusCode) -> Self {
+        Self {
+            status: Some(status),
+            ..Self::default()
+        }
+    }
+}
+
 /// `google.rpc.Status`.
 #[derive(Clone, PartialEq, Message)]
 struct Status {

@@ -197,9 +197,13 @@ impl Exchange {
 
     /// It may no longer be, which is no fault of the endpoint's.
     pub(super) fn revoked(&mut self, outcome: &Outcome) {
+        self.cut_short(outcome, false);
+    }
+
+    fn cut_short(&mut self, outcome: &Outcome, switched: bool) {
         self.load = None;
         if self.verdict == Verdict::Forwarded {
-            self.verdict = outcome.verdict(false);
+            self.verdict = outcome.verdict(switched);
             self.reason = outcome.close_reason();
             self.decided_anew(outcome);
         }
@@ -227,12 +231,7 @@ impl Exchange {
         if matches!(outcome, Outcome::Closed) {
             return self.end();
         }
-        self.load = None;
-        if self.verdict == Verdict::Forwarded {
-            self.verdict = outcome.verdict(true);
-            self.reason = outcome.close_reason();
-            self.decided_anew(outcome);
-        }
+        self.cut_short(outcome, true);
     }
 
     fn note_grpc(&mut self, headers: &HeaderMap) {

@@ -6,12 +6,14 @@
 //! any other from there on, and its request is not repeated any more.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
+
+use crate::proxy::lock::lock;
 
 /// Memory for bodies of one pod, as its account gives it.
 pub(in crate::proxy) trait Reserve: Send + 'static {
@@ -211,11 +213,6 @@ where
         hint.set_lower(rest.lower() + waiting as u64);
         hint
     }
-}
-
-/// Nothing panics under this lock but a body that is broken itself.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -69,10 +69,7 @@ pub(super) fn unanswered(why: &Why) -> Reason {
         Why::Unsupported => Reason::new(ReasonKind::UpstreamReset, "the server takes no WebSocket"),
         Why::Client => Reason::new(ReasonKind::BadRequest, "the body broke off"),
         Why::Slow => {
-            let extra = Extra {
-                status: Some(StatusCode::REQUEST_TIMEOUT),
-                ..Extra::default()
-            };
+            let extra = Extra::status(StatusCode::REQUEST_TIMEOUT);
             let what = "the body did not come in time";
             Reason::new(ReasonKind::BadRequest, what).with(extra)
         }

@@ -9,12 +9,34 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::timed::TimedOut;
 
-/// How long nothing has moved. The timer is set again only when it fires.
+/// A timer for an end that moves. It is set again only when it fires, or when the end comes
+/// earlier: to put it off costs nothing.
+#[derive(Debug, Default)]
+pub(super) struct Timer(Option<Pin<Box<Sleep>>>);
+
+impl Timer {
+    /// Is ready from `end` on.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, end: Instant) -> Poll<()> {
+        let timer = self.0.get_or_insert_with(|| Box::pin(sleep_until(end)));
+        if timer.deadline() > end {
+            timer.as_mut().reset(end);
+        }
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            if Instant::now() >= end {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(end);
+        }
+    }
+}
+
+/// How long nothing has moved.
 #[derive(Debug)]
 pub(super) struct Stall {
     limit: Duration,
     since: Option<Instant>,
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Timer,
 }
 
 impl Stall {
@@ -22,7 +44,7 @@ impl Stall {
         Self {
             limit,
             since: None,
-            timer: None,
+            timer: Timer::default(),
         }
     }
 
@@ -34,15 +56,8 @@ impl Stall {
     /// Nothing moves: is ready once that has been so for too long.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<TimedOut> {
         let since = *self.since.get_or_insert_with(Instant::now);
-        let end = since + self.limit;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(end)));
-        loop {
-            ready!(timer.as_mut().poll(cx));
-            if Instant::now() >= end {
-                return Poll::Ready(TimedOut::Idle(self.limit));
-            }
-            timer.as_mut().reset(end);
-        }
+        ready!(self.timer.poll(cx, since + self.limit));
+        Poll::Ready(TimedOut::Idle(self.limit))
     }
 }
 

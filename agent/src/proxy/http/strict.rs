@@ -19,11 +19,11 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use super::io::Io;
 use super::owed::Owed;
-use super::stall::Stall;
+use super::stall::{Stall, Timer};
 use crate::proxy::config::HttpConfig;
 
 /// The longest size of a chunk, in hexadecimal digits, and what may follow it in its line.
@@ -285,8 +285,8 @@ fn size(line: &[u8]) -> Result<u64, Ambiguous> {
     u64::from_str_radix(text, 16).map_err(|_too_large| Ambiguous)
 }
 
-/// How long a client is waited for, by where it is in a request. The timer is set again only
-/// when it fires: a request costs a look at the clock.
+/// How long a client is waited for, by where it is in a request. A request costs a look at
+/// the clock.
 #[derive(Debug)]
 struct Patience {
     idle: Duration,
@@ -296,7 +296,7 @@ struct Patience {
     since: Option<Instant>,
     /// Since when the head is not whole.
     head_since: Option<Instant>,
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Timer,
 }
 
 /// A client has had its time.
@@ -316,7 +316,7 @@ impl Patience {
             body: config.body_idle,
             since: None,
             head_since: None,
-            timer: None,
+            timer: Timer::default(),
         }
     }
 
@@ -340,19 +340,8 @@ impl Patience {
                 (since + self.body, Late::Slow)
             }
         };
-        let timer = self
-            .timer
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(end)));
-        if timer.deadline() > end {
-            timer.as_mut().reset(end);
-        }
-        loop {
-            ready!(timer.as_mut().poll(cx));
-            if Instant::now() >= end {
-                return Poll::Ready(late);
-            }
-            timer.as_mut().reset(end);
-        }
+        ready!(self.timer.poll(cx, end));
+        Poll::Ready(late)
     }
 }
 

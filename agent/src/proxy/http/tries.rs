@@ -126,7 +126,7 @@ impl Outbound {
             target,
             balancer: &balancer,
             plan,
-            limits: if headers::is_extended(&parts) {
+            limits: if headers::is_extended(&parts.extensions) {
                 limits.until_switched()
             } else {
                 limits
@@ -170,6 +170,11 @@ impl Tries<'_> {
             tokio::time::sleep(wait).await;
             exchange.retries += 1;
         }
+    }
+
+    fn falls_back(&self) -> bool {
+        let (service, port) = self.target.service;
+        falls_back(self.target.table.service_protocol(service, *port))
     }
 
     /// Another try, and the pause before it. `None`: there is none, because it is not wanted,
@@ -270,14 +275,12 @@ impl Tries<'_> {
         {
             write_grpc_timeout(&mut parts.headers, whole.left(Instant::now()));
         }
-        let (service, port) = self.target.service;
-        let declared = self.target.table.service_protocol(service, *port);
         let exit = Exit {
             upstreams: &outbound.dialler.client.upstreams,
             tasks: &outbound.dialler.shared.tasks,
             to: &server.to,
             version: self.target.version,
-            falls_back: falls_back(declared),
+            falls_back: headers::is_extended(&parts.extensions) && self.falls_back(),
         };
         let dial = Limited {
             outbound,

@@ -1,7 +1,7 @@
 //! One pooled HTTP/2 connection and the places on it.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::error::TunnelError;
 use super::hop::Hop;
 use super::pool::Key;
+use crate::proxy::lock::lock;
 
 /// One connection, from the decision to make it until it has ended.
 #[derive(Debug)]
@@ -130,11 +131,6 @@ impl Link {
             && self.is_current()
             && self.load.load(Ordering::Acquire) < self.limit.load(Ordering::Relaxed)
     }
-}
-
-/// Locks; no code that can panic runs under the locks of this module.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -22,11 +22,12 @@ use tokio::sync::watch;
 use super::client::{self, Dial};
 use super::error::TunnelError;
 use super::hbone::{self, Connect};
-use super::link::{Lease, Link, State, lock};
+use super::link::{Lease, Link, State};
 use super::stream::HboneStream;
 use crate::identity::{Credentials, Identities};
 use crate::model::SpiffeId;
 use crate::proxy::config::Config;
+use crate::proxy::lock::lock;
 use crate::proxy::network::{PodKey, PodNetwork};
 use crate::proxy::tasks::Tasks;
 

@@ -10,6 +10,7 @@ use http::{HeaderName, HeaderValue, Uri};
 use percent_encoding::percent_decode_str;
 
 use crate::policy::JwtError;
+use crate::proxy::http::headers::{cookies, unquoted};
 use crate::state::{JwtProvider, TokenHeader};
 
 /// More tokens in one request are no honest client's.
@@ -121,26 +122,18 @@ fn decoded(text: &str) -> Result<Cow<'_, str>, JwtError> {
 fn in_cookies(parts: &Parts, name: &str) -> Result<Vec<String>, JwtError> {
     let mut found = Vec::new();
     for value in parts.headers.get_all(COOKIE) {
-        for token in cookies(value).filter_map(|cookie| cookie_value(cookie, name)) {
+        for token in cookies(value.as_bytes()).filter_map(|cookie| cookie_value(cookie, name)) {
             found.push(utf8(token)?.to_owned());
         }
     }
     Ok(found)
 }
 
-/// The cookies of one header: only the one that is looked for need be text.
-fn cookies(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
-    value.as_bytes().split(|byte| *byte == b';')
-}
-
-/// The value of one cookie, without the quotes that it may have (RFC 6265, section 4.1.1).
+/// The value of one cookie. Only the one that is looked for need be text.
 fn cookie_value<'c>(cookie: &'c [u8], name: &str) -> Option<&'c [u8]> {
     let equals = cookie.iter().position(|byte| *byte == b'=')?;
     let (key, value) = (&cookie[..equals], cookie[equals + 1..].trim_ascii());
-    let bare = value
-        .strip_prefix(b"\"")
-        .and_then(|value| value.strip_suffix(b"\""));
-    (key.trim_ascii() == name.as_bytes()).then(|| bare.unwrap_or(value))
+    (key.trim_ascii() == name.as_bytes()).then(|| unquoted(value))
 }
 
 fn utf8(bytes: &[u8]) -> Result<&str, JwtError> {
@@ -159,10 +152,12 @@ pub(in crate::proxy::http) fn remove(parts: &mut Parts, provider: &JwtProvider) 
     for name in &provider.from_cookies {
         let is_other = |cookie: &&[u8]| cookie_value(cookie, name).is_none();
         keep(parts, &COOKIE, |value| {
-            if cookies(value).all(|cookie| is_other(&cookie)) {
+            if cookies(value.as_bytes()).all(|cookie| is_other(&cookie)) {
                 return Some(value.clone());
             }
-            let rest = cookies(value).filter(is_other).map(<[u8]>::trim_ascii);
+            let rest = cookies(value.as_bytes())
+                .filter(is_other)
+                .map(<[u8]>::trim_ascii);
             let rest = rest.collect::<Vec<_>>().join(&b"; "[..]);
             HeaderValue::try_from(rest)
                 .ok()
@@ -233,31 +228,17 @@ pub(in crate::proxy::http) fn set_path(parts: &mut Parts, path: &str, query: Opt
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::Duration;
 
     use http::request::Parts;
     use http::{HeaderValue, Request};
 
     use super::{remove, tokens};
     use crate::policy::JwtError;
-    use crate::state::{JwtKeys, JwtProvider, TokenHeader};
+    use crate::proxy::http::fuzzing;
+    use crate::state::JwtProvider;
 
     fn provider() -> Arc<JwtProvider> {
-        let header = |name: &str, prefix: &str| TokenHeader {
-            name: name.into(),
-            prefix: prefix.into(),
-        };
-        Arc::new(JwtProvider {
-            issuer: "i".into(),
-            audiences: Vec::new(),
-            keys: JwtKeys::Inline("".into()),
-            from_headers: vec![header("authorization", "Bearer "), header("x-token", "")],
-            from_params: vec!["token".into()],
-            from_cookies: vec!["session".into()],
-            forward: false,
-            output_claims: Vec::new(),
-            clock_skew: Duration::ZERO,
-        })
+        Arc::new(fuzzing::provider())
     }
 
     fn parts(uri: &str, headers: &[(&str, &str)]) -> Parts {

@@ -2,7 +2,7 @@
 //! background, and kept while their server is away.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use http::Uri;
@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::fetch::{Tls, Via, fetch};
 use super::since_1970;
 use crate::policy::{Claims, JwtError, KeySet, Token};
+use crate::proxy::lock::lock;
 use crate::proxy::network::PodKey;
 use crate::proxy::tasks::Tasks;
 use crate::state::{JwtKeys, JwtProvider};
@@ -237,11 +238,6 @@ impl Remote {
 /// Spread, so that not all nodes of a cluster ask at once.
 fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(rand::random_range(0.9..1.1))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic under this lock would have ended the process.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The connections over which Services are asked, each of one pod.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::{Method, Uri};
@@ -10,6 +10,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::model::NamespacedName;
 use crate::proxy::caller::{CallError, Caller};
+use crate::proxy::lock::lock;
 use crate::proxy::reach::Reached;
 
 /// A server that acknowledges nothing of what it was sent for this long is gone. There are
@@ -78,9 +79,4 @@ impl Kept {
         let channel = Endpoint::from(origin).connect_with_connector_lazy(connector);
         Some(Self { channel, to })
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic under this lock would have ended the process.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

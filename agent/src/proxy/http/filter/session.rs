@@ -28,6 +28,7 @@ use http::{HeaderMap, HeaderValue};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::model::NamespacedName;
+use crate::proxy::http::headers::{cookies, unquoted};
 use crate::state::{SessionCarrier, SessionPersistence};
 
 /// Bytes of a token.
@@ -175,14 +176,9 @@ fn cookie_name(given: Option<&Arc<str>>, rule: &str) -> Arc<str> {
 
 /// The value of a cookie in one line of `Cookie`.
 fn cookie<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
-    line.split(|&byte| byte == b';').find_map(|pair| {
+    cookies(line).find_map(|pair| {
         let value = pair.trim_ascii().strip_prefix(name)?.strip_prefix(b"=")?;
-        Some(
-            value
-                .strip_prefix(b"\"")
-                .and_then(|v| v.strip_suffix(b"\""))
-                .unwrap_or(value),
-        )
+        Some(unquoted(value))
     })
 }
 

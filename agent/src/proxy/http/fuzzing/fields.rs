@@ -129,20 +129,16 @@ pub(crate) fn tokens(data: &[u8]) {
     }
 }
 
-fn provider() -> JwtProvider {
+/// Tokens of its issuer may be wherever tokens may be.
+pub(in crate::proxy::http) fn provider() -> JwtProvider {
     let header = |name: &str, prefix: &str| TokenHeader {
         name: name.into(),
         prefix: prefix.into(),
     };
     JwtProvider {
-        issuer: "i".into(),
-        audiences: Vec::new(),
-        keys: JwtKeys::Inline("".into()),
         from_headers: vec![header("authorization", "Bearer "), header("x-token", "")],
         from_params: vec!["token".into()],
         from_cookies: vec!["session".into()],
-        forward: false,
-        output_claims: Vec::new(),
-        clock_skew: Duration::ZERO,
+        ..JwtProvider::new("i", JwtKeys::Inline("".into()))
     }
 }

@@ -5,6 +5,8 @@ mod messages;
 mod reading;
 mod server;
 
+#[cfg(test)]
+pub(super) use self::fields::provider;
 pub(crate) use self::fields::{deadline, session, tokens};
 pub(crate) use self::messages::{external, grpc_web, headers};
 pub(crate) use self::server::{framing, server};

@@ -35,7 +35,7 @@ impl Door<'_> {
         }
         let shown = match provider.body {
             // What follows is no body, and is not there before the answer.
-            Some(_) if headers::is_extended(parts) => Some(Bytes::new()),
+            Some(_) if headers::is_extended(&parts.extensions) => Some(Bytes::new()),
             Some(included) => Some(beginning(body, included).await?),
             None => None,
         };
@@ -62,10 +62,7 @@ impl Door<'_> {
 
 /// The answer that it gives in the application's place.
 fn refusal(denied: Denied, rule: &Arc<str>) -> Reason {
-    let mut extra = Extra {
-        status: Some(denied.status),
-        ..Extra::default()
-    };
+    let mut extra = Extra::status(denied.status);
     denied.apply(&mut extra.headers);
     let bodiless = [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED];
     let body = Some(denied.body).filter(|_| !bodiless.contains(&denied.status));
@@ -87,10 +84,7 @@ async fn beginning(body: &mut Body, included: IncludedBody) -> Result<Bytes, Rea
         }
     };
     if !begun.whole && !included.allow_partial {
-        let extra = Extra {
-            status: Some(StatusCode::PAYLOAD_TOO_LARGE),
-            ..Extra::default()
-        };
+        let extra = Extra::status(StatusCode::PAYLOAD_TOO_LARGE);
         let what = "the body is larger than what may be checked";
         return Err(Reason::new(ReasonKind::BadRequest, what).with(extra));
     }

@@ -19,6 +19,7 @@ use tokio::time::{Instant, timeout};
 use super::{Exit, Failed, Sent, Why, websocket};
 use crate::proxy::config::{HttpConfig, KNOWN_RESETS, PEER_ERRORS, frame_budget};
 use crate::proxy::http::body::Body;
+use crate::proxy::http::headers;
 use crate::proxy::http::interim::Interim;
 use crate::proxy::http::io::Io;
 use crate::proxy::http::pump::{Of, Pump, Stopped};
@@ -158,7 +159,8 @@ impl Place {
         mut request: Request<Body>,
         exit: &Exit<'_>,
     ) -> Result<Sent, Failed> {
-        if websocket::is_meant(&request) && !self.0.takes_extended().await {
+        let is_extended = headers::is_extended(request.extensions());
+        if is_extended && !self.0.takes_extended().await {
             return Err(Failed::unsent(Why::Unsupported, request));
         }
         let mut sender = match self.0.sender.clone().ready().await {
@@ -170,7 +172,7 @@ impl Place {
             }
         };
         // Not before: what comes back unsent is what rules look at again.
-        if websocket::is_meant(&request) {
+        if is_extended {
             websocket::to_http2(&mut request);
         }
         let (mut parts, body) = request.into_parts();

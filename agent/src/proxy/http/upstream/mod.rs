@@ -227,7 +227,7 @@ impl Exit<'_> {
     }
 
     async fn send1(&self, mut request: Request<Body>, dial: &impl Dial) -> Result<Sent, Failed> {
-        if !websocket::is_meant(&request) {
+        if !headers::is_extended(request.extensions()) {
             return self.ask1(request, dial).await;
         }
         let client = websocket::Client::take(&mut request);

@@ -13,7 +13,6 @@ use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{Bytes, BytesMut};
-use h2::ext::Protocol;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
     TRANSFER_ENCODING, UPGRADE,
@@ -53,11 +52,6 @@ pub(in crate::proxy::http) struct Socket {
     buffer: BytesMut,
     /// Tells whoever writes that the server has ended, or by its drop that the client has.
     ended: Option<oneshot::Sender<()>>,
-}
-
-/// It is such a request.
-pub(super) fn is_meant(request: &Request<Body>) -> bool {
-    request.extensions().get::<Protocol>().is_some()
 }
 
 /// The request as a server of HTTP/2 wants it.
@@ -128,7 +122,7 @@ impl Client {
 }
 
 /// Writes what the client says, until either end is over.
-async fn upload(mut stream: Body, mut write: WriteHalf<Io>, over: oneshot::Receiver<()>) {
+async fn upload(mut stream: Body, mut write: WriteHalf<Io>, mut over: oneshot::Receiver<()>) {
     let written = async {
         while let Some(frame) = stream.frame().await {
             let Ok(data) = frame?.into_data() else {
@@ -138,7 +132,6 @@ async fn upload(mut stream: Body, mut write: WriteHalf<Io>, over: oneshot::Recei
         }
         Ok::<_, BodyError>(())
     };
-    let mut over = over;
     let at_end = tokio::select! {
         biased;
         ended = &mut over => ended.is_ok(),

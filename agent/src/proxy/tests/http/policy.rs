@@ -189,21 +189,18 @@ async fn paths_that_no_rule_looks_at_are_left_alone() {
 
 fn provider(keys: JwtKeys) -> Arc<JwtProvider> {
     Arc::new(JwtProvider {
-        issuer: "https://issuer".into(),
-        audiences: Vec::new(),
-        keys,
         from_headers: vec![TokenHeader {
             name: "authorization".into(),
             prefix: "Bearer ".into(),
         }],
         from_params: vec!["token".into()],
         from_cookies: vec!["session".into()],
-        forward: false,
         output_claims: vec![ClaimHeader {
             header: "x-user".into(),
             claim: vec!["sub".into()],
         }],
         clock_skew: Duration::from_mins(1),
+        ..JwtProvider::new("https://issuer", keys)
     })
 }
 
