@@ -282,7 +282,7 @@ async fn grpc(send: &mut SendRequest<Bytes>, request: Request<()>) -> Result<usi
     body.send_data(message(&[]), true)?;
     let response = response.await?;
     check_status(&response)?;
-    let mut body = response.into_body();
+    let (head, mut body) = response.into_parts();
     let mut size: usize = 0;
     while let Some(data) = body.data().await {
         let data = data?;
@@ -291,7 +291,8 @@ async fn grpc(send: &mut SendRequest<Bytes>, request: Request<()>) -> Result<usi
     }
     let trailers = body.trailers().await?.unwrap_or_default();
     if trailers.get("grpc-status").is_none_or(|it| it != "0") {
-        bail!("the call failed: {trailers:?}");
+        // An answer without a message has its status in the head.
+        bail!("the call failed: {:?} {trailers:?}", head.headers);
     }
     Ok(size.saturating_sub(5))
 }
