@@ -84,8 +84,14 @@ async fn serve_grpc(stream: TcpStream, body: Bytes) -> Result<(), h2::Error> {
         .await?;
     while let Some(request) = connection.accept().await {
         let (request, respond) = request?;
-        // The message is in the frame behind the headers, and never longer than a window.
-        answer_grpc(respond, &cut(&body, request.headers()))?;
+        let answer = cut(&body, request.headers());
+        // A call that was given up is no concern of the others.
+        let _call = tokio::spawn(async move {
+            let mut message = request.into_body();
+            // Never longer than a window.
+            while message.data().await.is_some() {}
+            drop(answer_grpc(respond, &answer));
+        });
     }
     Ok(())
 }
