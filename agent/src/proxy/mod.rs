@@ -18,6 +18,7 @@ mod account;
 mod caller;
 mod clusters;
 mod config;
+mod cork;
 mod dial;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;

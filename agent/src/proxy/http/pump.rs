@@ -12,6 +12,10 @@ use super::body::{Body, BodyError};
 use super::stall::Stall;
 use super::timed::TimedOut;
 
+/// The longest beginning of a body that is given without asking for room, in bytes. It is in
+/// memory either way, and waits for the peer's window like anything else.
+const FIRST: usize = 16 << 10;
+
 /// Copies a body into a stream, as far as the peer takes it.
 #[derive(Debug)]
 pub(super) struct Pump {
@@ -20,6 +24,8 @@ pub(super) struct Pump {
     /// Of the body, waiting for the peer's window.
     chunk: Bytes,
     of: Of,
+    /// Nothing was given yet.
+    first: bool,
     /// How long the peer may take nothing.
     stall: Option<Stall>,
 }
@@ -49,6 +55,7 @@ impl Pump {
             send,
             chunk: Bytes::new(),
             of,
+            first: true,
             stall: None,
         }
     }
@@ -131,7 +138,10 @@ impl Pump {
     fn poll_give(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Stopped>> {
         while !self.chunk.is_empty() {
             self.send.reserve_capacity(self.chunk.len());
+            let first = std::mem::take(&mut self.first);
             let room = match self.send.capacity() {
+                // A stream has none before its head was sent, with which this goes.
+                0 if first && self.chunk.len() <= FIRST => self.chunk.len(),
                 0 => match ready!(self.send.poll_capacity(cx)) {
                     Some(Ok(room)) => room,
                     Some(Err(error)) => return Poll::Ready(Err(Stopped::Sink(error))),
@@ -160,12 +170,15 @@ impl Pump {
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
+    use std::task::Poll;
     use std::time::Duration;
 
     use http::{Request, Response};
+    use tokio::io::{AsyncReadExt as _, DuplexStream};
     use tokio::time::{Instant, timeout};
 
     use super::{Body, BodyError, Of, Pump, Stopped, TimedOut};
+    use crate::proxy::cork::Cork;
     use crate::proxy::http::deadline::Deadline;
     use crate::proxy::http::filter::grpc_web::{Encoded, Encoding};
     use crate::proxy::http::timed::Timed;
@@ -198,6 +211,46 @@ mod tests {
     fn check(stopped: &Stopped, expected: TimedOut) {
         let late = matches!(stopped, Stopped::Source(BodyError::Late(late)) if *late == expected);
         assert!(late, "{stopped:?}");
+    }
+
+    /// What arrives together is what was written together: the memory between has room for
+    /// all of it.
+    async fn frames(peer: &mut DuplexStream) -> Vec<u8> {
+        let mut bytes = vec![0; 1 << 20];
+        let count = peer.read(&mut bytes).await.unwrap();
+        let mut rest = &bytes[..count];
+        let mut types = Vec::new();
+        while let [a, b, c, kind, _, _, _, _, _, behind @ ..] = rest {
+            types.push(*kind);
+            let length = u32::from_be_bytes([0, *a, *b, *c]);
+            rest = &behind[usize::try_from(length).unwrap()..];
+        }
+        types
+    }
+
+    const DATA: u8 = 0;
+    const HEADERS: u8 = 1;
+
+    #[tokio::test]
+    async fn a_call_leaves_in_one_write() {
+        let (near, mut far) = tokio::io::duplex(1 << 20);
+        let (cork, corked) = Cork::new(near);
+        let (mut requests, connection) = h2::client::handshake(corked).await.unwrap();
+        let _client = tokio::spawn(async move { cork.drive(connection).await });
+        let mut preface = [0; 24];
+        let _count = far.read_exact(&mut preface).await.unwrap();
+        let _settings = frames(&mut far).await;
+        let mut answers = Vec::new();
+        // As for the first of a connection, so for all others: none has room before its head.
+        for size in [14, 2000] {
+            let request = Request::post("http://a/").body(()).unwrap();
+            let (answer, send) = requests.send_request(request, false).unwrap();
+            answers.push(answer);
+            let mut pump = Pump::new(Of::Request, Body::full(vec![0; size]), send);
+            let given = poll_fn(|cx| Poll::Ready(pump.poll(cx).is_ready())).await;
+            assert!(given);
+            assert_eq!(frames(&mut far).await, [HEADERS, DATA]);
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -33,6 +33,7 @@ use super::strict::Strict;
 use super::switched::Switched;
 use crate::flow::FlowProtocol;
 use crate::proxy::config::{Config, HttpConfig, KNOWN_RESETS, PEER_ERRORS, frame_budget};
+use crate::proxy::cork::Cork;
 use crate::proxy::network::PodNetwork;
 use crate::proxy::outcome::Outcome;
 use crate::proxy::reach::Stream;
@@ -273,7 +274,8 @@ async fn http2(
         .max_pending_accept_reset_streams(config.pending_resets)
         .max_send_buffer_size(config.send_buffer)
         .enable_connect_protocol();
-    let handshake = tokio::time::timeout(config.head_timeout, builder.handshake(io));
+    let (cork, corked) = Cork::new(io);
+    let handshake = tokio::time::timeout(config.head_timeout, builder.handshake(corked));
     let mut connection = match handshake.await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) if error.is_io() => return Outcome::ClientReset,
@@ -304,7 +306,7 @@ async fn http2(
                     }
                 }
             },
-            request = connection.accept() => match request {
+            request = cork.drive(connection.accept()) => match request {
                 Some(Ok((request, respond))) => {
                     let limit = config.body_idle;
                     streams.push(stream(Arc::clone(&handler), request, respond, limit));

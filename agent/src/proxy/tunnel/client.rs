@@ -18,6 +18,7 @@ use super::link::{Link, State};
 use super::pool::Pool;
 use crate::identity::{PeerIdentity, peer_identity, server_name};
 use crate::proxy::config::{Config, KNOWN_RESETS, PEER_ERRORS, TunnelConfig, frame_budget};
+use crate::proxy::cork::{Cork, Corked};
 use crate::proxy::dial;
 use crate::proxy::network::PodNetwork;
 
@@ -36,11 +37,13 @@ struct Ready {
     sender: SendRequest<Bytes>,
     /// Boxed, so that the future which waits for it stays small.
     connection: Box<Http2>,
+    cork: Cork<Secure>,
     end: EndHop,
     peer: PeerIdentity,
 }
 
-type Http2 = Connection<TlsStream<TunnelIo>, Bytes>;
+type Secure = TlsStream<TunnelIo>;
+type Http2 = Connection<Corked<Secure>, Bytes>;
 
 /// Sets the connection up, tells those who wait, and drives it until it ends.
 pub(super) async fn drive(
@@ -63,13 +66,14 @@ pub(super) async fn drive(
     let Ready {
         sender,
         connection,
+        cork,
         end,
         peer,
     } = ready;
     link.believe_until(peer.not_after);
     link.lower_limit(sender.current_max_send_streams());
     let _connecting = publish.send_replace(State::Ready(sender, Arc::clone(&end.0)));
-    serve(pool, link, publish, connection).await;
+    serve(pool, link, publish, (connection, cork)).await;
     drop(end);
     pool.drop_link(link);
     let _ready = publish.send_replace(State::Closed);
@@ -80,7 +84,7 @@ async fn serve(
     pool: &Pool,
     link: &Arc<Link>,
     publish: &watch::Sender<State>,
-    mut connection: Box<Http2>,
+    (mut connection, cork): (Box<Http2>, Cork<Secure>),
 ) {
     let config = &pool.config().tunnel;
     let pings = connection.ping_pong();
@@ -97,7 +101,7 @@ async fn serve(
     loop {
         tokio::select! {
             biased;
-            ended = &mut connection => {
+            ended = cork.drive(&mut connection) => {
                 if let Err(error) = ended {
                     tracing::debug!(%error, "a tunnel ended");
                 }
@@ -131,11 +135,13 @@ async fn connect(dial: &Dial, config: &Config) -> Result<Ready, TunnelError> {
         let peer = peer_identity(stream.get_ref().1).ok_or(TunnelError::Closed)?;
         let end = EndHop(Arc::new(hop));
         dial::give_up_after(stream.get_ref().0.stream(), config.tunnel.ping_interval);
-        let handshake = builder(&config.tunnel).handshake::<_, Bytes>(stream);
+        let (cork, corked) = Cork::new(stream);
+        let handshake = builder(&config.tunnel).handshake::<_, Bytes>(corked);
         let (sender, connection) = handshake.await?;
         Ok(Ready {
             sender,
             connection: Box::new(connection),
+            cork,
             end,
             peer,
         })

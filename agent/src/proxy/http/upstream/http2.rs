@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{Exit, Failed, Sent, Why, websocket};
 use crate::proxy::config::{HttpConfig, KNOWN_RESETS, PEER_ERRORS, frame_budget};
+use crate::proxy::cork::Cork;
 use crate::proxy::http::body::Body;
 use crate::proxy::http::headers;
 use crate::proxy::http::interim::Interim;
@@ -85,12 +86,13 @@ impl Http2 {
             .max_local_error_reset_streams(Some(PEER_ERRORS))
             .max_header_list_size(config.header_list)
             .enable_push(false);
-        let (sender, mut connection) = builder.handshake::<_, Bytes>(io).await?;
+        let (cork, corked) = Cork::new(io);
+        let (sender, mut connection) = builder.handshake::<_, Bytes>(corked).await?;
         let ping = tokio::sync::Mutex::new(connection.ping_pong());
         let open = Arc::new(AtomicBool::new(true));
         let closes = Closes(Arc::clone(&open));
         tasks.spawn(async move {
-            if let Err(error) = connection.await {
+            if let Err(error) = cork.drive(connection).await {
                 tracing::debug!(%error, "an upstream connection ended");
             }
             drop(closes);

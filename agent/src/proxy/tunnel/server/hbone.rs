@@ -5,20 +5,19 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use h2::RecvStream;
-use h2::server::{Connection, SendResponse};
+use h2::server::SendResponse;
 use http::{Request, StatusCode};
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tokio_rustls::server::TlsStream;
 
-use super::Tunnel;
 use super::arrivals::Place;
+use super::{Http2, Secure, Tunnel};
 use crate::proxy::config::{KNOWN_RESETS, PEER_ERRORS, TunnelConfig, frame_budget};
+use crate::proxy::cork::Cork;
 use crate::proxy::outcome::{ConnectError, Outcome};
 use crate::proxy::reach::Stream;
 use crate::proxy::tunnel::hbone;
 use crate::proxy::tunnel::hop::{EndHop, Hop};
-use crate::proxy::tunnel::io::TunnelIo;
 use crate::proxy::tunnel::keepalive;
 use crate::proxy::tunnel::stream::HboneStream;
 
@@ -41,7 +40,7 @@ pub(super) fn builder(config: &TunnelConfig) -> h2::server::Builder {
 /// with the first request: until then the peer has done nothing that costs it anything.
 pub(super) async fn run(
     tunnel: Tunnel,
-    mut http2: Box<Connection<TlsStream<TunnelIo>, Bytes>>,
+    (mut http2, cork): (Box<Http2>, Cork<Secure>),
     end: EndHop,
     mut place: Option<Place>,
 ) {
@@ -62,7 +61,7 @@ pub(super) async fn run(
     loop {
         tokio::select! {
             biased;
-            request = http2.accept() => match request {
+            request = cork.drive(http2.accept()) => match request {
                 Some(Ok((request, respond))) => {
                     drop(place.take());
                     let one = tunnel.clone();

@@ -29,6 +29,7 @@ use crate::flow::{Direction, TlsState};
 use crate::identity::{PeerIdentity, handshake_error, peer_identity};
 use crate::model::canonical;
 use crate::policy::Table;
+use crate::proxy::cork::{Cork, Corked};
 use crate::proxy::dial;
 use crate::proxy::inbound::Arrival;
 use crate::proxy::outcome::Outcome;
@@ -48,10 +49,14 @@ struct Peer {
     reported: AtomicBool,
 }
 
+type Secure = TlsStream<TunnelIo>;
+type Http2 = Connection<Corked<Secure>, Bytes>;
+
 /// A tunnel that is set up.
 struct Secured {
     /// Boxed, so that a task is no larger than its beginning.
-    http2: Box<Connection<TlsStream<TunnelIo>, Bytes>>,
+    http2: Box<Http2>,
+    cork: Cork<Secure>,
     end: EndHop,
     proven: PeerIdentity,
 }
@@ -96,7 +101,8 @@ pub(in crate::proxy) async fn serve(
                 reported: AtomicBool::new(false),
             });
             let tunnel = Tunnel { shared, pod, peer };
-            Box::pin(hbone::run(tunnel, secured.http2, secured.end, place)).await;
+            let http2 = (secured.http2, secured.cork);
+            Box::pin(hbone::run(tunnel, http2, secured.end, place)).await;
         }
         Err(outcome) => refuse(&shared, &pod, address, outcome),
     }
@@ -128,10 +134,12 @@ async fn secure(shared: &Shared, pod: &LocalPod, stream: TcpStream) -> Result<Se
     let proven = proven.ok_or_else(|| Outcome::Handshake("no identity".into()))?;
     let end = EndHop(Arc::new(hop));
     dial::give_up_after(tls.get_ref().0.stream(), config.ping_interval);
-    let http2 = hbone::builder(config).handshake(tls).await;
+    let (cork, corked) = Cork::new(tls);
+    let http2 = hbone::builder(config).handshake(corked).await;
     let http2 = http2.map_err(|error| Outcome::Handshake(error.to_string().into()))?;
     Ok(Secured {
         http2: Box::new(http2),
+        cork,
         end,
         proven,
     })
