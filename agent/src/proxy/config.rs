@@ -79,6 +79,9 @@ pub struct HttpConfig {
     pub stream_window: u32,
     /// The same for all streams of a connection.
     pub connection_window: u32,
+    /// Longest DATA frame taken, in bytes: one read, and one write on the next hop, where a
+    /// peer makes use of it.
+    pub frame_size: u32,
     /// Bytes of one stream of HTTP/2 that wait for the network.
     pub send_buffer: usize,
     /// An upstream connection without a request for this long is closed. Shorter than what
@@ -207,6 +210,7 @@ impl Config {
                 pending_resets: 20,
                 stream_window: 1 << 20,
                 connection_window: 4 << 20,
+                frame_size: 64 << 10,
                 send_buffer: 256 << 10,
                 upstream_idle: Duration::from_secs(30),
                 idle_per_server: 128,

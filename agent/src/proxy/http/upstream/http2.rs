@@ -81,6 +81,7 @@ impl Http2 {
         let _same = builder
             .initial_window_size(config.stream_window)
             .initial_connection_window_size(config.connection_window)
+            .max_frame_size(config.frame_size)
             .data_frame_budget(frame_budget(config.connection_window))
             .max_concurrent_reset_streams(KNOWN_RESETS)
             .max_local_error_reset_streams(Some(PEER_ERRORS))
