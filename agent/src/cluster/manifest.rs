@@ -54,6 +54,9 @@ const LOCATED_ITEMS: usize = 64;
 /// come to more than there is memory.
 const ALIASED: usize = 1 << 20;
 
+/// Whole numbers up to this are exact as floating point.
+const EXACT: f64 = 9_007_199_254_740_992.0;
+
 /// The documents of a file.
 pub(super) fn documents(text: &str, format: Format) -> Vec<Document<'_>> {
     let mut documents = Vec::new();
@@ -239,8 +242,13 @@ fn json_number(number: &serde_yaml_ng::Number) -> Result<Value, String> {
     if let Some(number) = number.as_i64() {
         return Ok(number.into());
     }
-    let number = number.as_f64().and_then(serde_json::Number::from_f64);
-    number
+    let number = number.as_f64().unwrap_or(f64::NAN);
+    // 80.0 is sent as 80, up to where whole numbers have gaps.
+    if number.fract() == 0.0 && number.abs() <= EXACT {
+        #[expect(clippy::cast_possible_truncation, reason = "it is whole and fits")]
+        return Ok((number as i64).into());
+    }
+    serde_json::Number::from_f64(number)
         .map(Value::Number)
         .ok_or_else(|| "infinity and not-a-number have no meaning here".to_owned())
 }

@@ -88,6 +88,16 @@ fn anchors_merges_and_other_keys() {
     assert_eq!(object["spec"]["true"], 1);
 }
 
+/// As kubectl sends them, so that a directory and an API server take the same for a port.
+#[test]
+fn whole_numbers_are_whole_however_they_are_written() {
+    let object = &objects("a: 80.0\nb: 1e3\nc: 1.5\nd: -2.0\n", Format::Yaml)[0].value;
+    assert_eq!(
+        *object,
+        serde_json::json!({"a": 80, "b": 1000, "c": 1.5, "d": -2})
+    );
+}
+
 #[test]
 fn fields_have_lines() {
     let text = "name: a\n---\nname: b\nspec:\n  rules:\n  - from: 1\n  - to:\n      ports: [80,\n        x]\n";
