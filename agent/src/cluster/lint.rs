@@ -1,7 +1,7 @@
 //! `fairlead lint`: what the mesh would say of manifests, without an agent or a cluster.
 //!
-//! What an API server would refuse by the schemas of our kinds, the conversion does not
-//! understand either, so that its problems are all verdicts in one.
+//! What an API server would refuse by the schemas of our kinds, the conversion refuses
+//! too, by the same schemas, so that its problems are all verdicts in one.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};

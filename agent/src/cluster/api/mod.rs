@@ -5,13 +5,15 @@
 //! and in [`super::convert`], which reads the objects; tests compare the two, field by
 //! field.
 //!
-//! Invariant: the API server refuses only what the conversion would not understand
-//! either. The other way round it takes more: a field that a schema does not know, or a
-//! null, an API server drops without a word, and a rule of a policy without one of its
-//! conditions says something else. So the schemas keep both everywhere; the conversion
-//! finds them, the policy denies what it selects, and its status says why.
+//! Invariant: the API server refuses only what the conversion refuses too: that holds every
+//! object to its schema ([`bounds`]). The other way round it takes more: a field that a
+//! schema does not know, or a null, an API server drops without a word, and a rule of a
+//! policy without one of its conditions says something else. So the schemas keep both
+//! everywhere; the conversion finds them, the policy denies what it selects, and its status
+//! says why.
 
 mod authorization_policy;
+pub(super) mod bounds;
 mod columns;
 mod mesh_policy;
 mod schema;

@@ -43,6 +43,7 @@ pub(super) fn authorization(converted: &mut Converted, value: &Value, alien: Opt
         "dryRun",
         "rules",
     ];
+    let of_alien = alien.is_some();
     for (key, value, path) in spec(&mut reader, value, alien, &known) {
         match key {
             "selector" => scope.selector(&mut reader, value, &path),
@@ -68,6 +69,9 @@ pub(super) fn authorization(converted: &mut Converted, value: &Value, alien: Opt
         }
     }
     check_custom(&mut reader, action, dry_run, provider.is_some());
+    if !of_alien {
+        reader.hold_bounds(ObjectKind::AuthorizationPolicy, value);
+    }
     let policy = AuthorizationPolicy {
         scope: scope.finish(&mut reader, &name.namespace),
         name: name.clone(),
@@ -99,6 +103,7 @@ pub(super) fn mesh(converted: &mut Converted, value: &Value, alien: Option<Field
         failed: unnamed,
         ..Scope::default()
     };
+    let of_alien = alien.is_some();
     for (key, value, path) in spec(
         &mut reader,
         value,
@@ -119,6 +124,9 @@ pub(super) fn mesh(converted: &mut Converted, value: &Value, alien: Option<Field
                 }
             }
         }
+    }
+    if !of_alien {
+        reader.hold_bounds(ObjectKind::MeshPolicy, value);
     }
     let scope = scope.finish(&mut reader, &name.namespace);
     let mut problems = reader.problems.iter();
@@ -232,7 +240,6 @@ struct Scope {
 
 impl Scope {
     fn selector(&mut self, reader: &mut Reader, value: &Value, path: &FieldPath) {
-        let before = reader.problems.len();
         let mut labels = BTreeMap::new();
         for (_, value, path) in reader.fields(value, path, &["matchLabels"]) {
             let Value::Object(map) = value else {
@@ -248,18 +255,15 @@ impl Scope {
         }
         self.given += usize::from(!labels.is_empty());
         self.selector = Some(Selector(labels));
-        self.failed |= reader.problems.len() > before;
     }
 
     fn targets(&mut self, reader: &mut Reader, value: &Value, path: &FieldPath, namespace: &str) {
-        let before = reader.problems.len();
         let mut services = Vec::new();
         for (target, path) in reader.items(value, path) {
             services.extend(target_service(reader, target, &path, namespace));
         }
         self.given += 1;
         self.services = Some(services);
-        self.failed |= reader.problems.len() > before;
     }
 
     fn finish(self, reader: &mut Reader, namespace: &str) -> PolicyScope {
@@ -267,7 +271,8 @@ impl Scope {
             let field = FieldPath::of(&["spec", "targetRefs"]);
             reader.report(&field, "can't be given together with a selector");
         }
-        if self.failed || self.given > 1 {
+        let mut problems = reader.problems.iter();
+        if self.failed || problems.any(|problem| is_of_scope(&problem.field)) {
             return PolicyScope::Pods(Selector::default());
         }
         match (self.services, self.selector.unwrap_or_default()) {
@@ -278,6 +283,14 @@ impl Scope {
             (None, selector) => PolicyScope::Pods(selector),
         }
     }
+}
+
+/// What a policy selects can't be told where this field is wrong.
+fn is_of_scope(field: &FieldPath) -> bool {
+    let [Segment::Key(spec), Segment::Key(part), ..] = &field.0[..] else {
+        return false;
+    };
+    spec == "spec" && ["selector", "targetRefs"].contains(&part.as_str())
 }
 
 /// The Service that a `targetRef` names.

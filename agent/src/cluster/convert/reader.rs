@@ -8,7 +8,8 @@ use ipnet::{IpNet, Ipv4Net};
 use serde_json::Value;
 
 use super::{FieldPath, FieldProblem};
-use crate::state::StringMatch;
+use crate::cluster::api::bounds;
+use crate::state::{ObjectKind, StringMatch};
 
 /// Fields of Istio's that can't be held here.
 const FORWARDING: [&str; 2] = ["remoteIpBlocks", "notRemoteIpBlocks"];
@@ -32,6 +33,19 @@ impl Reader {
             field: field.clone(),
             message: message.into(),
         });
+    }
+
+    /// Reports what the schema of the kind says against the spec of an object, where nothing
+    /// is said of the same field yet.
+    pub(super) fn hold_bounds(&mut self, kind: ObjectKind, object: &Value) {
+        let Some(spec) = object.get("spec") else {
+            return;
+        };
+        for problem in bounds::violations(kind.as_str(), spec) {
+            if !self.problems.iter().any(|it| it.field == problem.field) {
+                self.problems.push(problem);
+            }
+        }
     }
 
     /// The fields of a map that are known; any other is reported.

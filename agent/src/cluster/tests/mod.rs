@@ -1,6 +1,7 @@
 //! Manifests to state.
 
 mod api;
+mod bounds;
 mod convert;
 mod cost;
 mod dir;

@@ -1,6 +1,7 @@
 //! Our own kinds: what is understood, and that the rest denies.
 
 use super::*;
+use crate::model::NamespacedName;
 use crate::state::{
     Action, AuthorizationPolicy, MeshPolicy, MtlsMode, PolicyScope, Selector, StringMatch,
 };
@@ -527,4 +528,38 @@ fn mesh_policies_whose_tokens_may_be_lost_deny() {
         assert_eq!(policy.jwt_invalid, denies);
         assert!(policy.invalid.is_some());
     }
+}
+
+/// More conditions than the schema lets an API server take.
+fn unbounded(namespace: &str) -> String {
+    let condition = "\n    - {key: source.namespace, values: [bank]}";
+    format!(
+        "apiVersion: fairlead.dev/v1alpha1\nkind: AuthorizationPolicy\n\
+         metadata: {{name: many, namespace: {namespace}}}\nspec:\n  \
+         selector: {{matchLabels: {{app: web}}}}\n  rules:\n  - when:{}\n",
+        condition.repeat(65)
+    )
+}
+
+#[test]
+fn what_is_beyond_a_bound_of_the_schema_denies() {
+    let mut world = World::new();
+    let good = "apiVersion: fairlead.dev/v1alpha1\nkind: AuthorizationPolicy\n\
+                metadata: {name: good, namespace: shop}\n";
+    world.put("good.yaml", good);
+    let snapshot = world.put("many.yaml", &unbounded("shop"));
+    check_problems(
+        &snapshot,
+        &[
+            "many.yaml:7 AuthorizationPolicy shop/many spec.rules[0].when: has 65 items, more than \
+           64; the policy denies what it selects",
+        ],
+    );
+    let of = |name: &str| &snapshot.authorization_policies[&NamespacedName::new("shop", name)];
+    assert!(of("many").invalid.is_some());
+    assert!(matches!(&of("many").scope, PolicyScope::Pods(selector) if !selector.0.is_empty()));
+    assert_eq!(of("good").invalid, None);
+    let mended =
+        unbounded("shop").replacen("\n    - {key: source.namespace, values: [bank]}", "", 1);
+    check_problems(&world.put("many.yaml", &mended), &[]);
 }

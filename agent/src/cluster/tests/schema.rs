@@ -1,17 +1,38 @@
 //! As much of an API server's validation by schema as our kinds use, to tell what it
 //! would refuse. A keyword that is not known here fails the test that meets it.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+
 use kube_cel::Validator;
 use regex::Regex;
 use serde_json::{Map, Value};
 
 /// What an API server would say against an object; nothing: it takes it.
 pub(super) fn refusals(schema: &Value, object: &Value) -> Vec<String> {
-    let mut refusals = Vec::new();
-    check(schema, object, "", &mut refusals);
+    let mut refusals = by_schema(schema, object);
     if let Err(errors) = Validator::new().validate(schema, object, None) {
         refusals.extend(errors.iter().map(ToString::to_string));
     }
+    refusals
+}
+
+/// Whether a pattern of a schema matches; each is compiled once.
+fn matches(pattern: &str, text: &str) -> bool {
+    thread_local! {
+        static COMPILED: RefCell<HashMap<String, Regex>> = RefCell::default();
+    }
+    COMPILED.with_borrow_mut(|compiled| {
+        let known = compiled.entry(pattern.to_owned());
+        let regex = known.or_insert_with(|| Regex::new(pattern).unwrap());
+        regex.is_match(text)
+    })
+}
+
+/// The same without the rules in CEL.
+pub(super) fn by_schema(schema: &Value, object: &Value) -> Vec<String> {
+    let mut refusals = Vec::new();
+    check(schema, object, "", &mut refusals);
     refusals
 }
 
@@ -102,8 +123,8 @@ fn holds(keyword: &str, expected: &Value, schema: &Map<String, Value>, value: &V
             .as_f64()
             .is_none_or(|n| n <= expected.as_f64().unwrap()),
         "pattern" => {
-            let pattern = Regex::new(expected.as_str().unwrap()).unwrap();
-            value.as_str().is_none_or(|text| pattern.is_match(text))
+            let pattern = expected.as_str().unwrap();
+            value.as_str().is_none_or(|text| matches(pattern, text))
         }
         other => panic!("the keyword {other} of {schema:?} is not known"),
     }

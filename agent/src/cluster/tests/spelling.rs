@@ -1,11 +1,18 @@
 //! What the definitions of our kinds must not say, as Kubernetes and its programs read it.
 
+use std::sync::LazyLock;
+
 use serde_json::Value;
 
 use crate::cluster::api;
 
 /// The schema of each kind.
 pub(super) fn schemas() -> Vec<(String, Value)> {
+    static SCHEMAS: LazyLock<Vec<(String, Value)>> = LazyLock::new(generated);
+    SCHEMAS.clone()
+}
+
+fn generated() -> Vec<(String, Value)> {
     let definitions = api::definitions().into_iter();
     let schemas = definitions.map(|mut definition| {
         let schema = definition.spec.versions.remove(0).schema.unwrap();

@@ -38,6 +38,7 @@ pub(super) fn convert(converted: &mut Converted, value: &Value) {
         None => reader.report(&path, "is missing: it says which Services, and what"),
         Some(given) => (targets, spec) = read(&mut reader, given, &path, &name.namespace),
     }
+    reader.hold_bounds(ObjectKind::TrafficPolicy, value);
     let invalid = invalid(&reader);
     if invalid.is_some() {
         spec = TrafficSpec {

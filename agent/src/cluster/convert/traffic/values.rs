@@ -168,9 +168,12 @@ pub(in super::super) fn share(
 }
 
 pub(super) fn header(value: &Value) -> Result<HeaderName, String> {
-    let text = value.as_str().filter(|it| it.len() <= 256);
-    let name = text.and_then(|it| HeaderName::from_bytes(it.as_bytes()).ok());
-    name.ok_or_else(|| format!("{value} is no name of a header"))
+    let text = value.as_str().unwrap_or_default();
+    if text.len() > 256 {
+        return Err(format!("has {} characters, more than 256", text.len()));
+    }
+    let name = HeaderName::from_bytes(text.as_bytes());
+    name.map_err(|_unhelpful| format!("{value} is no name of a header"))
 }
 
 pub(super) fn method(value: &Value) -> Result<Method, String> {
