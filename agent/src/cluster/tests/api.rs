@@ -5,23 +5,21 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::schema::refusals;
+use super::spelling::schemas;
 use super::trust_domain;
+use crate::cluster::FieldProblem;
 use crate::cluster::convert::{Converter, NetnsFrom};
-use crate::cluster::{FieldProblem, api};
 
 /// Those that select pods.
 const SELECTING: [&str; 2] = ["AuthorizationPolicy", "MeshPolicy"];
 const KINDS: [&str; 3] = ["AuthorizationPolicy", "MeshPolicy", "TrafficPolicy"];
 
-fn schema(kind: &str) -> Value {
-    let mut definitions = api::definitions().into_iter();
-    let definition = definitions.find(|definition| definition.spec.names.kind == kind);
-    let version = &definition.unwrap().spec.versions[0];
-    let schema = version.schema.as_ref().unwrap();
-    serde_json::to_value(&schema.open_api_v3_schema).unwrap()
+pub(super) fn schema(kind: &str) -> Value {
+    let mut schemas = schemas().into_iter();
+    schemas.find(|(of, _)| of == kind).unwrap().1
 }
 
-fn object(kind: &str, spec: Value) -> Value {
+pub(super) fn object(kind: &str, spec: Value) -> Value {
     let mut object = json!({
         "apiVersion": "fairlead.dev/v1alpha1",
         "kind": kind,
@@ -34,7 +32,7 @@ fn object(kind: &str, spec: Value) -> Value {
 }
 
 /// What the conversion says against an object.
-fn problems(object: &Value) -> Vec<String> {
+pub(super) fn problems(object: &Value) -> Vec<String> {
     let converted = Converter::new(trust_domain(), NetnsFrom::Annotation).value(object);
     let problem = |problem: FieldProblem| format!("{}: {}", problem.field, problem.message);
     converted.problems.into_iter().map(problem).collect()
@@ -236,6 +234,18 @@ fn what_both_take() {
         kind,
         from(&json!({"namespaces": ["a", "b*", "*c", "*"], "notNamespaces": ["d"]})),
     );
+    let longest = "a".repeat(253);
+    let accounts = [
+        "web",
+        "shop/web",
+        "a.b-c",
+        &longest,
+        &format!("{longest}/{longest}"),
+    ];
+    taken(
+        kind,
+        from(&json!({"serviceAccounts": accounts, "notServiceAccounts": ["x/0"]})),
+    );
     let blocks = ["10.0.0.0/8", "10.1.2.3", "fd00::/8", "::ffff:10.0.0.0/104"];
     taken(
         kind,
@@ -288,12 +298,16 @@ fn what_both_take_of_requests() {
     for (key, value) in [
         ("source.ip", "10.0.0.0/8"),
         ("source.principal", "x/ns/a/sa/b"),
+        ("source.serviceAccount", "web"),
+        ("source.serviceAccount", "shop/web"),
         ("destination.port", "80"),
     ] {
         taken(
             kind,
             json!({"rules": [{"when": [{"key": key, "values": [value]}]}]}),
         );
+        let not = json!({"rules": [{"when": [{"key": key, "notValues": [value]}]}]});
+        taken(kind, not);
     }
     taken(
         kind,
@@ -368,6 +382,24 @@ fn what_both_refuse() {
     refused(kind, json!({"rules": [{"from": [{}]}]}));
     refused(kind, from(&json!({})));
     refused(kind, to(&json!({})));
+    for port in [
+        json!(0),
+        json!(65536),
+        json!(-1),
+        json!("0"),
+        json!("65536"),
+        json!("080"),
+        json!("+1"),
+        json!("http"),
+    ] {
+        refused(kind, to(&json!({"ports": [port]})));
+        refused(kind, to(&json!({"notPorts": [port]})));
+    }
+}
+
+#[test]
+fn what_both_refuse_of_sources() {
+    let kind = "AuthorizationPolicy";
     for principal in [
         "",
         "spiffe://",
@@ -390,22 +422,28 @@ fn what_both_refuse() {
         refused(kind, from(&json!({"namespaces": namespace})));
         refused(kind, from(&json!({"notNamespaces": namespace})));
     }
+    let too_long = "a".repeat(254);
+    for account in [
+        json!([]),
+        json!([""]),
+        json!([1]),
+        json!(["*"]),
+        json!(["web*"]),
+        json!(["*/web"]),
+        json!(["Web"]),
+        json!(["shop/"]),
+        json!(["/web"]),
+        json!(["shop/web/"]),
+        json!(["cluster.local/ns/shop/sa/web"]),
+        json!([too_long]),
+        json!([format!("{too_long}/web")]),
+    ] {
+        refused(kind, from(&json!({"serviceAccounts": account})));
+        refused(kind, from(&json!({"notServiceAccounts": account})));
+    }
     for block in [json!([]), json!(["web"]), json!(["10.0.0.0/"]), json!([1])] {
         refused(kind, from(&json!({"ipBlocks": block})));
         refused(kind, from(&json!({"notIpBlocks": block})));
-    }
-    for port in [
-        json!(0),
-        json!(65536),
-        json!(-1),
-        json!("0"),
-        json!("65536"),
-        json!("080"),
-        json!("+1"),
-        json!("http"),
-    ] {
-        refused(kind, to(&json!({"ports": [port]})));
-        refused(kind, to(&json!({"notPorts": [port]})));
     }
 }
 
@@ -430,6 +468,10 @@ fn what_both_refuse_of_requests() {
         json!({"values": ["x"]}),
         json!({"key": "request.headers[x]", "values": []}),
         json!({"key": "request.headers", "values": ["x"]}),
+        json!({"key": "source.serviceAccount"}),
+        json!({"key": "source.serviceAccount", "values": []}),
+        json!({"key": "source.serviceAccount", "notValues": [""]}),
+        json!({"key": "source.serviceAccounts", "values": ["web"]}),
         json!({"key": "request.headers[x][y]", "values": ["x"]}),
         json!({"key": "request.headers[:path]", "values": ["x"]}),
         json!({"key": "request.auth.claims", "values": ["x"]}),
@@ -673,6 +715,13 @@ fn what_only_the_conversion_can_tell() {
     found_later(kind, from(&json!({"principal": ["*"]})));
     found_later(kind, to(&json!({"paths": ["/a//b", "/%2f"]})));
     found_later(kind, to(&json!({"notPaths": ["/a/{*}b"]})));
+    for account in ["web*", "*", "Web", "shop/web/x"] {
+        let key = "source.serviceAccount";
+        let condition = json!({"key": key, "values": [account]});
+        found_later(kind, json!({"rules": [{"when": [condition]}]}));
+        let condition = json!({"key": key, "notValues": [account]});
+        found_later(kind, json!({"rules": [{"when": [condition]}]}));
+    }
     let keyless = json!({"rules": [{"when": [{"key": "source.ip", "values": ["web"]}]}]});
     found_later(kind, keyless);
     found_later(

@@ -11,6 +11,7 @@ mod manifest;
 mod policy;
 mod requests;
 mod routes;
+mod rules;
 mod schema;
 mod spelling;
 mod traffic;
