@@ -14,7 +14,7 @@ use rustls::pki_types::CertificateDer;
 
 use super::certificate;
 use super::clock::{Clock, SystemClock, unix_time};
-use super::directory::{self, AuthorityPem, Files};
+use super::directory::{self, AuthorityPem, Files, Names};
 use super::request::{RequestError, VerifiedRequest};
 use super::trust;
 use crate::model::{SpiffeId, TrustDomain};
@@ -157,7 +157,13 @@ impl Authority {
         for link in chain.iter().chain([&files.issuer, &anchor]) {
             let parsed = certificate::parse(link).map_err(|error| untrusted(error.to_string()))?;
             if !parsed.is_ca() {
-                return Err(untrusted(format!("{} is no CA", parsed.subject())));
+                let of = if *link == files.issuer {
+                    files.names.issuer
+                } else {
+                    "its chain"
+                };
+                let subject = parsed.subject();
+                return Err(untrusted(format!("{of}: {subject} is no CA")));
             }
             let validity = parsed.validity();
             let end = certificate::system_time(validity.not_after);
@@ -165,7 +171,7 @@ impl Authority {
             not_after = Some(not_after.map_or(end, |other: SystemTime| other.min(end)));
         }
         if !owns(&files.key, &files.issuer) {
-            let (key, issuer) = files.names;
+            let Names { key, issuer, .. } = files.names;
             return Err(untrusted(format!("{key} is not the key of {issuer}")));
         }
         let issuer = Issuer::from_ca_cert_der(&files.issuer, files.key)
@@ -179,7 +185,7 @@ impl Authority {
             not_after: not_after.unwrap_or(not_before),
             clock,
         };
-        authority.probe().map_err(|error| match error {
+        authority.probe(files.names).map_err(|error| match error {
             AuthorityError::Untrusted { reason, .. } => untrusted(reason),
             error => error,
         })?;
@@ -190,15 +196,23 @@ impl Authority {
     /// Signs a leaf that is thrown away, and verifies it as a peer would: whatever is
     /// wrong with names, keys, constraints or validity of the chain shows here, and not
     /// in the first handshake.
-    fn probe(&self) -> Result<(), AuthorityError> {
+    fn probe(&self, names: Names) -> Result<(), AuthorityError> {
         let domain = TrustDomain("probe.invalid".into());
         let issued = self.issue(&SpiffeId::new(domain, "probe", "probe"), BACKDATED)?;
         let (leaf, chain) = issued.issued.split();
         let now = unix_time(self.clock.now());
         trust::verify_server(&trust::store(&self.roots), leaf, chain, now).map_err(|error| {
+            let Names { issuer, roots, .. } = names;
+            let leads_nowhere =
+                rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+            let reason = if error == leads_nowhere {
+                format!("{issuer} does not lead to a root in {roots} by the certificates given")
+            } else {
+                error.to_string()
+            };
             AuthorityError::Untrusted {
                 dir: PathBuf::new(),
-                reason: error.to_string(),
+                reason,
             }
         })
     }

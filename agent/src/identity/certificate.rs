@@ -153,6 +153,12 @@ pub(super) fn has_key(public_key: &[u8], key: &rcgen::KeyPair) -> bool {
         .is_ok_and(|(_, parsed)| parsed.subject_public_key.data == key.der_bytes())
 }
 
+/// Nobody above it has signed it: no chain needs it, and it is there to be trusted.
+pub(crate) fn is_root(der: &CertificateDer<'static>) -> bool {
+    parse(der)
+        .is_ok_and(|parsed| parsed.is_ca() && parsed.subject().as_raw() == parsed.issuer().as_raw())
+}
+
 /// All certificates of a PEM text, in order; `None` where a block can't be read or
 /// there is none.
 pub(crate) fn from_pem(text: &str) -> Option<Vec<CertificateDer<'static>>> {

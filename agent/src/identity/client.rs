@@ -37,17 +37,12 @@ impl Signed {
         let rest: Option<Vec<_>> = rest.iter().map(parse).collect();
         let mut chain: Vec<_> = rest.ok_or(malformed(unreadable))?.concat();
         let issuers = chain.split_off(1);
-        let (mut own, issuers): (Vec<_>, Vec<_>) = issuers.into_iter().partition(is_root);
+        let (mut own, issuers): (Vec<_>, Vec<_>) =
+            issuers.into_iter().partition(certificate::is_root);
         chain.extend(issuers);
         own.extend(roots);
         Ok(Self { chain, roots: own })
     }
-}
-
-/// Nobody above it has signed it: no chain needs it, and it is there to be trusted.
-fn is_root(der: &CertificateDer<'static>) -> bool {
-    certificate::parse(der)
-        .is_ok_and(|parsed| parsed.is_ca() && parsed.subject().as_raw() == parsed.issuer().as_raw())
 }
 
 /// What a look at the CA's files found.

@@ -18,7 +18,8 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyPair, KeyUsagePurpose,
 };
 use rustix::fs::{FlockOperation, flock};
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::authority::{AuthorityError, random_serial};
 use super::certificate;
@@ -40,8 +41,15 @@ pub(super) struct Files {
     pub(super) key: KeyPair,
     pub(super) roots: Vec<CertificateDer<'static>>,
     pub(super) chain: Vec<CertificateDer<'static>>,
-    /// What an error calls key and issuer.
-    pub(super) names: (&'static str, &'static str),
+    pub(super) names: Names,
+}
+
+/// What an error calls them by.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Names {
+    pub(super) key: &'static str,
+    pub(super) issuer: &'static str,
+    pub(super) roots: &'static str,
 }
 
 /// Reads the directory; one that has none of the files gets a new self-signed root.
@@ -117,7 +125,7 @@ impl AuthorityPem {
             certificate::from_pem(text).ok_or_else(|| malformed(name, reason.to_owned()))
         };
         let (name, key) = &self.key;
-        let key = KeyPair::from_pem(key).map_err(|error| malformed(name, error.to_string()))?;
+        let key = private_key(key).map_err(|reason| malformed(name, reason.to_owned()))?;
         let roots = certificates(&self.roots)?;
         let mut chain = certificates(&self.issuer)?;
         let issuer = chain.remove(0);
@@ -129,9 +137,29 @@ impl AuthorityPem {
             key,
             roots,
             chain,
-            names: (self.key.0, self.issuer.0),
+            names: Names {
+                key: self.key.0,
+                issuer: self.issuer.0,
+                roots: self.roots.0,
+            },
         })
     }
+}
+
+/// The first private key of a text, whatever stands before it: OpenSSL writes the curve of a
+/// key as a block of its own.
+fn private_key(text: &str) -> Result<KeyPair, &'static str> {
+    let Ok(der) = PrivateKeyDer::from_pem_slice(text.as_bytes()) else {
+        return Err(if text.contains("ENCRYPTED") {
+            "it is encrypted; give the key without a passphrase, as `openssl pkey` writes it"
+        } else {
+            "it has no private key: PEM of PKCS #8, PKCS #1 or SEC 1 is expected"
+        });
+    };
+    KeyPair::try_from(&der).map_err(|_unhelpful| {
+        "it has a key that can't sign: RSA of 2048 bits or more, ECDSA P-256, P-384 or P-521, or \
+         Ed25519 is expected"
+    })
 }
 
 impl fmt::Debug for AuthorityPem {

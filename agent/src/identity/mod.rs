@@ -55,7 +55,9 @@ pub use request::{RequestError, VerifiedRequest};
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use certificate::Leaf;
-pub(crate) use certificate::{from_pem as certificates_from_pem, to_pem as certificates_to_pem};
+pub(crate) use certificate::{
+    from_pem as certificates_from_pem, is_root, to_pem as certificates_to_pem,
+};
 pub(crate) use clock::TlsTime;
 pub(crate) use directory::{Stamp, warn_of_mode};
 #[cfg(test)]

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use crate::cluster::kube::SecretObject;
 use crate::identity::{
     Authority, AuthorityError, AuthorityPem, Clock, NewRoot, certificates_from_pem,
-    certificates_to_pem, new_root,
+    certificates_to_pem, is_root, new_root,
 };
 use crate::model::NamespacedName;
 
@@ -45,7 +45,8 @@ const SWITCHED: &str = "fairlead.dev/root-switched";
 pub(super) enum ContentError {
     #[error(
         "Secret {name}: missing {missing}; it needs ca-cert.pem, ca-key.pem and root-cert.pem, \
-         or tls.crt, tls.key and ca.crt"
+         or tls.crt, tls.key and ca.crt (the last of which may be left out where the \
+         certificate is self-signed)"
     )]
     Incomplete {
         name: NamespacedName,
@@ -53,7 +54,7 @@ pub(super) enum ContentError {
     },
     #[error("Secret {name}: it has both ca-cert.pem and tls.crt; remove the keys of one form")]
     Ambiguous { name: NamespacedName },
-    #[error("Secret {name}: {key} is not text")]
+    #[error("Secret {name}: {key} is not text: PEM is expected")]
     NotText {
         name: NamespacedName,
         key: &'static str,
@@ -252,20 +253,36 @@ impl Reader<'_> {
         };
         let missing = keys.iter().filter(|key| !self.has(key));
         let missing: Vec<_> = missing.copied().collect();
-        if !missing.is_empty() {
+        let [issuer, key, roots] = keys;
+        // As in Istio's own Secret, and where an issuer of cert-manager tells of no CA.
+        let own_root = match missing[..] {
+            [only] if only == roots => self.self_signed(issuer)?,
+            _ => None,
+        };
+        if !missing.is_empty() && own_root.is_none() {
             return Err(ContentError::Incomplete {
                 name: self.name.clone(),
                 missing: missing.join(", "),
             });
         }
-        let [issuer, key, roots] = keys;
         let chain = keys == istio && self.has(CHAIN);
         Ok(AuthorityPem {
             issuer: self.text(issuer)?,
             key: self.text(key)?,
-            roots: self.text(roots)?,
+            roots: own_root.map_or_else(|| self.text(roots), Ok)?,
             chain: chain.then(|| self.text(CHAIN)).transpose()?,
         })
+    }
+
+    /// The certificate of a key as its own root, where it is one.
+    fn self_signed(
+        &self,
+        key: &'static str,
+    ) -> Result<Option<(&'static str, String)>, ContentError> {
+        let certificates = certificates_from_pem(&self.text(key)?.1).unwrap_or_default();
+        let own = certificates.first().filter(|first| is_root(first));
+        let own = own.map(|own| certificates_to_pem(std::slice::from_ref(own)));
+        Ok(own.map(|pem| (key, pem)))
     }
 
     fn rotation(&self) -> Result<Option<Rotation>, ContentError> {

@@ -2,6 +2,7 @@
 
 mod reviews;
 mod rotation;
+mod shapes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

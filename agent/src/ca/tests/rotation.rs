@@ -26,13 +26,13 @@ use crate::model::NamespacedName;
 
 const SECRET: &str = "/api/v1/namespaces/fairlead-system/secrets/fairlead-ca";
 const BUNDLE: &str = "/api/v1/namespaces/fairlead-system/configmaps/roots";
-const OVERLAP: Duration = Duration::from_mins(2);
-const LIFE: Duration = Duration::from_mins(10);
+pub(super) const OVERLAP: Duration = Duration::from_mins(2);
+pub(super) const LIFE: Duration = Duration::from_mins(10);
 /// For a poll and what follows from it.
-const MOMENT: Duration = Duration::from_secs(11);
+pub(super) const MOMENT: Duration = Duration::from_secs(11);
 
 /// A process of the CA, but for its network.
-struct Replica {
+pub(super) struct Replica {
     shared: Arc<Shared>,
     leader: Leader,
     tasks: Vec<JoinHandle<()>>,
@@ -68,11 +68,11 @@ impl Replica {
         }
     }
 
-    fn authority(&self) -> Arc<Authority> {
+    pub(super) fn authority(&self) -> Arc<Authority> {
         self.shared.authority().expect("there is no authority")
     }
 
-    fn not_ready(&self) -> Vec<String> {
+    pub(super) fn not_ready(&self) -> Vec<String> {
         Health(Arc::clone(&self.shared)).reasons()
     }
 
@@ -83,20 +83,20 @@ impl Replica {
     }
 }
 
-struct World {
+pub(super) struct World {
     api: FakeApi,
-    clock: TestClock,
+    pub(super) clock: TestClock,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             api: FakeApi::new(),
             clock: TestClock::new(),
         }
     }
 
-    fn replica(&self) -> Replica {
+    pub(super) fn replica(&self) -> Replica {
         Replica::start(&self.api, &self.clock, "fairlead-ca")
     }
 
@@ -104,7 +104,7 @@ impl World {
         self.api.get(SECRET).expect("there is no Secret")
     }
 
-    fn bundle(&self) -> String {
+    pub(super) fn bundle(&self) -> String {
         let bundle = self.api.get(BUNDLE).expect("there is no ConfigMap");
         bundle["data"]["root-cert.pem"].as_str().unwrap().to_owned()
     }
@@ -116,7 +116,7 @@ impl World {
     }
 
     /// Somebody else's Secret.
-    fn put(&self, data: &[(&str, String)]) {
+    pub(super) fn put(&self, data: &[(&str, String)]) {
         let data: serde_json::Map<_, _> = data
             .iter()
             .map(|(key, text)| ((*key).to_owned(), Value::from(base64_of(text.as_bytes()))))
@@ -132,7 +132,7 @@ impl World {
         );
     }
 
-    fn writes(&self) -> usize {
+    pub(super) fn writes(&self) -> usize {
         self.api.requests(&Method::PUT, SECRET)
     }
 }
@@ -147,7 +147,7 @@ fn base64_of(bytes: &[u8]) -> String {
 }
 
 /// How many roots a bundle has.
-fn roots(bundle: &str) -> usize {
+pub(super) fn roots(bundle: &str) -> usize {
     bundle.matches("BEGIN CERTIFICATE").count()
 }
 
