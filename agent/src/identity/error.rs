@@ -29,7 +29,7 @@ pub enum FetchError {
         timeout: Duration,
     },
     /// The CA answered that it does not sign this.
-    #[error("the CA refused ({code}): {message}")]
+    #[error("the CA refused ({code}): {message}{}", self.remedy())]
     Refused {
         /// The gRPC status.
         code: Code,
@@ -71,20 +71,49 @@ pub enum FetchError {
 }
 
 impl FetchError {
-    /// It would have failed for any identity: nobody was there to answer, or this node
-    /// could not show who it is.
+    /// It would have failed for any identity: nobody was there to answer, or there is no
+    /// token to show.
     pub(super) fn is_outage(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::TimedOut { .. } | Self::File { .. } => true,
-            Self::Refused { code, .. } => {
-                matches!(code, Code::Unavailable | Code::Unauthenticated)
-            }
+            Self::Refused { code, .. } => *code == Code::Unavailable,
             Self::Authority(_)
             | Self::Request(_)
             | Self::Malformed { .. }
             | Self::Identity(_)
             | Self::Unusable { .. }
             | Self::Chain(_) => false,
+        }
+    }
+}
+
+impl FetchError {
+    /// The CA does not know who asks, or does not let it ask for this.
+    pub(super) fn is_of_caller(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused {
+                code: Code::Unauthenticated,
+                ..
+            }
+        )
+    }
+
+    /// What there is to do about it, with what is before it; empty where there is nothing to
+    /// say. Istio's CAs tell a caller no more than these words, and their log the rest.
+    fn remedy(&self) -> &'static str {
+        let Self::Refused { message, .. } = self else {
+            return "";
+        };
+        if message.contains("request impersonation authentication failure") {
+            "; istiod signs for the pods of the agent's node only, where CA_TRUSTED_NODE_ACCOUNTS \
+             names the agent's service account and --cluster-id is its own: its log says which"
+        } else if message.contains("request authenticate failure") {
+            "; the token of --ca-token-file must be valid, and for the audience that the CA \
+             expects (istio-ca), --cluster-id must be its own, and of istio-csr \
+             --ca-trusted-node-accounts must name the agent's service account: its log says which"
+        } else {
+            ""
         }
     }
 }

@@ -14,8 +14,10 @@ use super::request::{self, SignRequest};
 use super::trust;
 use crate::model::SpiffeId;
 
-/// For connecting and the answer together.
-const TIMEOUT: Duration = Duration::from_secs(15);
+/// For connecting and the answer together. istio-csr waits for cert-manager, which waits for
+/// whoever it has signing done by; given up too early, each attempt would leave one more
+/// request behind and never an answer.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A certificate that was checked, and its key.
 pub(super) struct Fetched {

@@ -44,7 +44,10 @@ pub(super) struct Entry {
 pub(super) struct Failure {
     pub(super) error: Arc<FetchError>,
     pub(super) count: u32,
+    pub(super) failed_at: Instant,
     pub(super) retry_at: Instant,
+    /// It would have failed for any identity, and is over for all of them at once.
+    pub(super) of_all: bool,
 }
 
 impl Entry {

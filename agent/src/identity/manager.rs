@@ -69,6 +69,8 @@ pub(super) struct Manager {
     probe_at: Option<Instant>,
     /// When an answer last brought other roots.
     rolled_over: Option<Instant>,
+    /// When the CA last signed.
+    signed_at: Option<Instant>,
 }
 
 impl Manager {
@@ -123,6 +125,7 @@ impl Manager {
             epoch: 0,
             probe_at: None,
             rolled_over: None,
+            signed_at: None,
         };
         (identities, manager)
     }
@@ -268,7 +271,7 @@ impl Manager {
             return None;
         }
         Some(match &entry.failure {
-            Some(failure) if failure.error.is_outage() => self.probe_at.unwrap_or(now),
+            Some(failure) if failure.of_all => self.probe_at.unwrap_or(now),
             Some(failure) => failure.retry_at,
             None if entry.usable(wall).is_none() => now,
             None => now + entry.renew_at.duration_since(wall).unwrap_or_default(),
@@ -322,17 +325,22 @@ impl Manager {
 
     fn finish(&mut self, outcome: Outcome) {
         let Outcome { id, epoch, result } = outcome;
-        match &result {
-            Err(error) if error.is_outage() => {
-                let now = Instant::now();
-                self.probe_at = Some(match self.probe_at {
-                    None => now + jitter(BACKOFF.0),
-                    // One of several that failed together.
-                    Some(at) if at > now => at,
-                    Some(_) => now + jitter(PROBE),
-                });
-            }
-            Ok(_) | Err(_) => self.answered(),
+        let of_all = result
+            .as_ref()
+            .is_err_and(|error| self.is_of_all(&id, error));
+        let now = Instant::now();
+        if of_all {
+            self.probe_at = Some(match self.probe_at {
+                None => now + jitter(BACKOFF.0),
+                // One of several that failed together.
+                Some(at) if at > now => at,
+                Some(_) => now + jitter(PROBE),
+            });
+        } else if !matches!(&result, Err(error) if error.is_of_caller()) {
+            self.answered();
+        }
+        if result.is_ok() {
+            self.signed_at = Some(now);
         }
         if epoch != self.epoch {
             // The CA is another one since: this answer would bring the old roots back.
@@ -361,9 +369,8 @@ impl Manager {
             }
             Err(error) => {
                 let count = entry.failure.as_ref().map_or(0, |failure| failure.count);
-                let now = Instant::now();
                 let delay = match self.probe_at {
-                    Some(at) if error.is_outage() => at.saturating_duration_since(now),
+                    Some(at) if of_all => at.saturating_duration_since(now),
                     _ => backoff(count),
                 };
                 let in_force = entry.usable(self.tls.clock.now()).is_some();
@@ -374,10 +381,26 @@ impl Manager {
                 entry.failure = Some(Failure {
                     error: Arc::new(error),
                     count: count.saturating_add(1),
+                    failed_at: now,
                     retry_at: now + delay,
+                    of_all,
                 });
             }
         }
+    }
+
+    /// It would have failed for any identity. A CA says that it does not know the caller also
+    /// where it does not let it have this one identity, as istiod does: then it has signed
+    /// for others since, and this one alone waits, ever longer.
+    fn is_of_all(&self, id: &SpiffeId, error: &FetchError) -> bool {
+        let failure = self
+            .entries
+            .get(id)
+            .and_then(|entry| entry.failure.as_ref());
+        let of_itself = failure.is_some_and(|failure| {
+            !failure.of_all || self.signed_at.is_some_and(|at| at >= failure.failed_at)
+        });
+        error.is_outage() || error.is_of_caller() && !of_itself
     }
 
     /// The CA is there: whoever failed because it was not is due now.

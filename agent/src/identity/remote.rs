@@ -26,6 +26,7 @@ use super::clock::{Clock, TlsTime};
 use super::credentials::handshake_error;
 use super::directory::Stamp;
 use super::error::{FetchError, StartError};
+use super::fetch::TIMEOUT;
 use super::generated::IstioCertificateRequest;
 use super::generated::istio_certificate_service_client::IstioCertificateServiceClient;
 use super::request::SignRequest;
@@ -33,6 +34,11 @@ use super::{certificate, trust};
 
 /// TCP and TLS to the CA.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between pings, while an answer is waited for. gRPC servers in Go, such as istiod and
+/// istio-csr, close a connection at the fourth ping on which they sent nothing since the
+/// first.
+const PING: Duration = Duration::from_secs(10);
+const _: () = assert!(TIMEOUT.as_secs() / PING.as_secs() <= 3, "too many pings");
 /// A chain with a large bundle of roots is some 20 KiB.
 const MAX_ANSWER: usize = 1024 * 1024;
 
@@ -213,7 +219,7 @@ fn message(
 fn connect_lazily(settings: &Arc<Settings>) -> Channel {
     let settings = Arc::clone(settings);
     Endpoint::from(settings.origin.clone())
-        .http2_keep_alive_interval(Duration::from_secs(5))
+        .http2_keep_alive_interval(PING)
         .keep_alive_timeout(Duration::from_secs(5))
         .connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
             let settings = Arc::clone(&settings);
