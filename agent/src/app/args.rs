@@ -180,7 +180,7 @@ pub struct AgentArgs {
     /// bundle of the mesh, what changes in it counts for peers too.
     #[arg(long, env = "FAIRLEAD_CA_ROOT", value_name = "FILE")]
     pub ca_root: Option<PathBuf>,
-    /// What the CA knows this cluster as; matters to istiod alone.
+    /// What the CA knows this cluster as; matters to istiod and istio-csr alone.
     #[arg(
         long,
         env = "FAIRLEAD_CLUSTER_ID",

@@ -2,6 +2,7 @@
 
 mod authority;
 pub(crate) mod handshake;
+mod istio;
 mod rotation;
 
 use std::path::Path;
