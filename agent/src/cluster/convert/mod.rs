@@ -409,35 +409,44 @@ fn checked_name(
     name: Option<&str>,
     namespace: Option<&str>,
 ) -> Result<NamespacedName, FieldProblem> {
-    let checked = |key, text: &'_ str| {
-        if is_dns_name(text) {
-            return Ok(());
-        }
-        Err(problem(&["metadata", key], NOT_A_NAME))
-    };
     let name = name.ok_or_else(|| problem(&["metadata", "name"], "is missing"))?;
     let namespace = if namespaced {
         namespace.unwrap_or("default")
     } else {
         ""
     };
-    checked("name", name)?;
-    if namespaced {
-        checked("namespace", namespace)?;
+    // A Namespace is named as what is in it names it.
+    if !(if namespaced {
+        is_dns_name(name)
+    } else {
+        is_dns_label(name)
+    }) {
+        return Err(problem(&["metadata", "name"], NOT_A_NAME));
+    }
+    if namespaced && !is_dns_label(namespace) {
+        return Err(problem(&["metadata", "namespace"], NOT_A_NAME));
     }
     Ok(NamespacedName::new(namespace, name))
 }
 
-const NOT_A_NAME: &str = "must be of a-z, 0-9, '-' and '.', at most 253 characters";
+const NOT_A_NAME: &str = "must be of a-z, 0-9 and '-', which no part begins or ends with; a name \
+                          has at most 253 characters and may have parts by '.', a namespace has \
+                          at most 63 and no '.'";
 
 /// What a name of Kubernetes consists of. A name becomes part of an identity, so that
 /// a slash in it could make two identities look the same.
 fn is_dns_name(text: &str) -> bool {
-    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.');
-    let edge = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
-    let bytes = text.as_bytes();
-    let edges = edge(bytes.first()) && edge(bytes.last());
-    edges && bytes.len() <= 253 && bytes.iter().copied().all(allowed)
+    text.len() <= 253 && text.split('.').all(is_dns_part)
+}
+
+/// What the name of a namespace consists of.
+fn is_dns_label(text: &str) -> bool {
+    text.len() <= 63 && is_dns_part(text)
+}
+
+fn is_dns_part(text: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    !text.is_empty() && !text.starts_with('-') && !text.ends_with('-') && text.bytes().all(allowed)
 }
 
 /// Labels as the state keeps them.

@@ -255,6 +255,10 @@ fn names_can_not_forge_identities() {
         ("name", "A"),
         ("name", ""),
         ("name", "-a"),
+        ("name", "a..b"),
+        ("name", "a.-b"),
+        ("namespace", "a.b"),
+        ("namespace", &"a".repeat(64)),
     ] {
         let other = if field == "name" { "namespace" } else { "name" };
         let metadata = format!("{other}: x, {field}: '{value}'");
