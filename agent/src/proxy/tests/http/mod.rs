@@ -1,6 +1,7 @@
 //! HTTP end to end: raw clients and servers at both ends of two nodes.
 
 mod accounts;
+mod conformance;
 mod docs;
 mod early;
 mod external;
