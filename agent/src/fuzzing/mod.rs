@@ -24,7 +24,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 18] = [
+pub const TARGETS: [Target; 20] = [
     target("authority", ca::fuzzing::authority),
     target("certificate", identity::fuzzing::certificate),
     target("connect", proxy::fuzzing::connect),
@@ -34,6 +34,8 @@ pub const TARGETS: [Target; 18] = [
     target("framing", proxy::fuzzing::framing),
     target("grpc_web", proxy::fuzzing::grpc_web),
     target("headers", proxy::fuzzing::headers),
+    target("http2_bytes", proxy::fuzzing::http2_bytes),
+    target("http2_frames", proxy::fuzzing::http2_frames),
     target("jwt", policy::fuzzing::jwt),
     target("key_set", policy::fuzzing::key_set),
     target("manifests", manifests),

@@ -96,6 +96,16 @@ fn headers() {
 }
 
 #[test]
+fn http2_bytes() {
+    replay("http2_bytes");
+}
+
+#[test]
+fn http2_frames() {
+    replay("http2_frames");
+}
+
+#[test]
 fn jwt() {
     replay("jwt");
 }

@@ -1,7 +1,8 @@
 //! First bytes, tunnels and HTTP.
 
 pub(crate) use super::http::fuzzing::{
-    deadline, external, framing, grpc_web, headers, server, session, tokens,
+    deadline, external, framing, grpc_web, headers, http2_bytes, http2_frames, server, session,
+    tokens,
 };
 pub(crate) use super::tunnel::fuzzing::connect;
 

@@ -256,7 +256,7 @@ async fn linger(io: &mut Io) {
 }
 
 /// HTTP/2.
-async fn http2(
+pub(super) async fn http2(
     io: Io,
     handler: Arc<impl Handler>,
     leaving: &CancellationToken,

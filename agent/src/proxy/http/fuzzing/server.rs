@@ -76,17 +76,8 @@ pub(crate) fn framing(data: &[u8]) {
 /// A server gets the requests that a strict reading finds in the client's bytes, in their
 /// order and with their bodies, and never more.
 pub(crate) fn server(data: &[u8]) {
-    thread_local! {
-        static RUNTIME: Runtime = Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime");
-    }
     let reading = Reading::of(data);
-    let received = RUNTIME.with(|runtime| {
-        let served = runtime.block_on(async { tokio::time::timeout(PATIENCE, serve(data)).await });
-        served.expect("an end")
-    });
+    let received = within(serve(data));
     let mut asked = reading.requests.iter();
     for bytes in received {
         let got = Reading::of(&bytes);
@@ -97,6 +88,20 @@ pub(crate) fn server(data: &[u8]) {
             assert!(found, "{request:?} is not what was asked: {text}");
         }
     }
+}
+
+/// What comes of it, in time.
+pub(super) fn within<T>(serving: impl Future<Output = T>) -> T {
+    thread_local! {
+        static RUNTIME: Runtime = Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+    }
+    RUNTIME.with(|runtime| {
+        let served = runtime.block_on(async { tokio::time::timeout(PATIENCE, serving).await });
+        served.expect("an end")
+    })
 }
 
 /// Some methods and targets are written otherwise; bodies are not.
@@ -148,7 +153,7 @@ async fn serve(data: &[u8]) -> Vec<Vec<u8>> {
     received.clone()
 }
 
-async fn listen() -> TcpListener {
+pub(super) async fn listen() -> TcpListener {
     let any = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
     TcpListener::bind(any).await.expect("a free port")
 }
