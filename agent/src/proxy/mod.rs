@@ -20,6 +20,7 @@ mod clusters;
 mod config;
 mod cork;
 mod dial;
+mod endpoint;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod hello;

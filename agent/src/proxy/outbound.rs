@@ -17,12 +17,12 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::http::HeaderMap;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use super::config::HttpConfig;
 use super::dial;
+use super::endpoint::Endpoint;
 use super::hello::asked_name;
 use super::http::detect::{of_socket, of_socket_in_time, server_first};
 use super::http::{self, Begun, Outbound, Speaks};
@@ -35,7 +35,6 @@ use super::relay::{NearSide, TcpFar, relay};
 use super::shared::Shared;
 use crate::flow::Direction;
 use crate::model::{NamespacedName, OrigDst, canonical};
-use crate::policy::balance::{self, Ask, Carried, hash_of};
 use crate::policy::{AppProtocol, ConnectionRoutes, Route, Table, Towards};
 
 /// What the application has dialled.
@@ -57,7 +56,7 @@ struct Bound {
     way: Way,
     admitted: Admitted,
     /// The endpoint, where a Service's was chosen.
-    carried: Option<Carried>,
+    endpoint: Option<Endpoint>,
     /// How long the dial took, once it has ended.
     took: Duration,
 }
@@ -178,13 +177,20 @@ fn bind(
 ) -> Result<Bound, Outcome> {
     let Dialler { shared, client, .. } = dialler;
     let table = &goal.table;
-    let (route, carried) = match table.towards(&client.pod, goal.to, name, rand::random()) {
+    let (route, endpoint) = match table.towards(&client.pod, goal.to, name, rand::random()) {
         Towards::Decided(route) => (route, None),
         Towards::Service {
             service,
             port,
             random,
-        } => choose(dialler, goal, (&service, port), random),
+        } => {
+            let ip = goal.to.0.ip();
+            match Endpoint::choose(dialler, table, (&service, port), ip.is_ipv6(), random) {
+                Some((route, endpoint)) => (route, Some(endpoint)),
+                // It says why.
+                None => (table.route_to(&service, port, ip, random), None),
+            }
+        }
     };
     let (pod, address, service) = match route {
         Route::Pod {
@@ -221,45 +227,9 @@ fn bind(
         service,
         way,
         admitted,
-        carried,
+        endpoint,
         took: Duration::ZERO,
     })
-}
-
-/// One of a Service's endpoints, by its traffic policies.
-fn choose(
-    dialler: &Dialler,
-    goal: &Dialled,
-    (service, port): (&NamespacedName, u16),
-    random: u64,
-) -> (Route, Option<Carried>) {
-    let Dialler {
-        shared,
-        client,
-        peer,
-    } = dialler;
-    let (table, ip) = (&goal.table, goal.to.0.ip());
-    let now = Instant::now().into_std();
-    let clusters = &shared.clusters;
-    let balancer = clusters.balancer(table, (service, port), ip.is_ipv6(), now);
-    let settings = balancer.settings();
-    let hash = settings.load_balancing.hash.as_ref();
-    let ask = Ask {
-        client: &client.pod.name,
-        hash: hash.and_then(|hash| hash_of(&hash.key, &HeaderMap::new(), None, peer.ip())),
-        prefer: None,
-        open: None,
-        exclude: &[],
-        random,
-    };
-    match balancer.carry(&ask, now) {
-        Some(carried) => {
-            let route = table.route_endpoint(carried.address(), service);
-            (route, Some(carried))
-        }
-        // It says why.
-        None => (table.route_to(service, port, ip, random), None),
-    }
 }
 
 /// Carries the connection to where it is opaque, or to its end.
@@ -277,8 +247,8 @@ async fn open(dialler: Dialler, near: TcpStream, record: &mut Record) -> Result<
     let mut bound = or_reset(bound, &near)?;
     let looks = goal.protocol == AppProtocol::Detect;
     let told = tell(&dialler, looks.then_some(&near), &mut bound, record).await;
-    if let (Err(failed), Some(carried)) = (&told, &bound.carried) {
-        note(carried, Some(failed), bound.took);
+    if let (Err(failed), Some(endpoint)) = (&told, &bound.endpoint) {
+        endpoint.note(Some(failed), bound.took);
     }
     let Told { speaks, begun } = or_reset(told, &near)?;
     if speaks == Speaks::Other {
@@ -291,7 +261,7 @@ async fn open(dialler: Dialler, near: TcpStream, record: &mut Record) -> Result<
     // A Service has other servers; each request has its own, which it is checked and counted
     // at.
     let permit = goal.service.is_none().then(|| bound.admitted.http());
-    drop(bound.carried);
+    drop(bound.endpoint);
     let connection = (near, speaks, permit);
     Err(requests(dialler, connection, (goal, begun), record).await)
 }
@@ -345,7 +315,7 @@ async fn opaque(
         service,
         way,
         admitted,
-        carried,
+        endpoint,
         mut took,
     } = bound;
     let connected = match (record.note_opaque(admitted), goal) {
@@ -356,9 +326,9 @@ async fn opaque(
             timed(goal, &mut took).await.map(|far| (permit, far))
         }
     };
-    if let Some(carried) = carried {
-        note(&carried, connected.as_ref().err(), took);
-        record.carried = Some(carried);
+    if let Some(endpoint) = endpoint {
+        endpoint.note(connected.as_ref().err(), took);
+        record.endpoint = Some(endpoint);
     }
     match connected {
         Ok((permit, far)) => Ok(Opaque {
@@ -383,17 +353,6 @@ async fn timed(
     let dialled = dial.await;
     *took = begun.elapsed();
     dialled
-}
-
-/// Tells the balancer how an endpoint took a connection that carries no requests, as far as is
-/// known: what a request on it comes to is told by that.
-fn note(carried: &Carried, failed: Option<&Outcome>, took: Duration) {
-    let outcome = match failed {
-        None => balance::Outcome::Success,
-        Some(failed) if failed.is_of_endpoint() => balance::Outcome::Failed,
-        Some(_) => return,
-    };
-    carried.sample(outcome, took, Instant::now().into_std());
 }
 
 /// Serves what is HTTP.
@@ -438,8 +397,17 @@ async fn tell(
         way,
         admitted,
         took,
-        carried: _,
+        endpoint,
     } = bound;
+    if let Some(full) = endpoint.as_ref().and_then(Endpoint::full) {
+        let speaks = tokio::select! {
+            biased;
+            outcome = admitted.revoked() => return Err(outcome),
+            speaks = full.requests_only(near) => speaks?,
+        };
+        let begun = None;
+        return Ok(Told { speaks, begun });
+    }
     let may_dial = admitted.may_be_opaque();
     if !may_dial && near.is_none() {
         let (speaks, begun) = (Speaks::Other, None);

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::account::Slot;
+use super::endpoint::Endpoint;
 use super::outcome::Outcome;
 use super::permit::{Admitted, Checked, Permit};
 use crate::flow::{
@@ -15,7 +16,6 @@ use crate::flow::{
     RequestEnds, Source, TlsState,
 };
 use crate::model::{NamespacedName, SpiffeId};
-use crate::policy::balance::Carried;
 use crate::state::Pod;
 
 /// Names one connection on both nodes: the trace id of its `traceparent`.
@@ -76,7 +76,7 @@ pub(super) struct Record {
     /// server's.
     slots: [Option<Slot>; 2],
     /// The endpoint of a Service that it is in flight at.
-    pub(super) carried: Option<Carried>,
+    pub(super) endpoint: Option<Endpoint>,
     /// Of the bytes, those that are in their accounts: client to server, server to client.
     accounted: (u64, u64),
     node: Arc<str>,
@@ -116,7 +116,7 @@ impl Record {
             outcome: None,
             near: Near::Client,
             slots: [None, None],
-            carried: None,
+            endpoint: None,
             accounted: (0, 0),
             node: Arc::clone(node),
             direction,

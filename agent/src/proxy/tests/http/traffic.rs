@@ -18,10 +18,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use super::services::app_of;
-use super::{Heard, ask, hear};
+use super::{Heard, ask, hear, service};
 use crate::cluster::convert::{Converter, NetnsFrom};
+use crate::flow::Verdict;
 use crate::model::{NamespacedName, TrustDomain};
 use crate::proxy::tests::world::{PATIENCE, TestPod, World, soon, until};
+use crate::proxy::tests::{check_flow, echo, expect_fin, expect_reset, round_trip};
 use crate::state::{EndpointSlice, Object, SliceAddress};
 
 /// An application that says its name, with a status of choice, when it is let.
@@ -263,6 +265,74 @@ async fn connections_beyond_the_limit_are_not_opened() {
     assert_eq!(hear(&mut held).await.status(), 200);
     // The one that there is takes the next request.
     assert_eq!(shop.get("/", "").await.status(), 200);
+}
+
+/// Service `db`, of whose port nobody says what it speaks, and one whose port is opaque.
+fn opaque_services(world: &mut World, spec: &str) -> (TestPod, [SocketAddr; 2]) {
+    let (client, server) = (world.pod("client", 0), world.pod("server", 1));
+    let (listener, address) = server.listen();
+    echo(listener);
+    let told = service(world, "server", "tcp", address);
+    let db = world.unknown_service("db", &[address]);
+    for name in ["server", "db"] {
+        world.manifest(&format!(
+            "{{apiVersion: fairlead.dev/v1alpha1, kind: TrafficPolicy, metadata: {{name: {name}, \
+             namespace: shop}}, spec: {{targetRefs: [{{kind: Service, name: {name}}}], {spec}}}}}"
+        ));
+    }
+    (client, [told, SocketAddr::new(db.ip, 80)])
+}
+
+#[tokio::test]
+async fn connections_without_http_count_too() {
+    for (spec, why) in [
+        ("connections: {max: 1}", "circuit_open: connections"),
+        (
+            "connections: {perClient: 1}",
+            "circuit_open: connections of this client",
+        ),
+    ] {
+        let mut world = World::new();
+        let (client, services) =
+            opaque_services(&mut world, &format!("{spec}, timeouts: {{connect: 300ms}}"));
+        for address in services {
+            let mut held = client.dial(address).await;
+            round_trip(&mut held, b"one").await;
+            // One that says something, and one that does not.
+            let mut speaks = client.dial(address).await;
+            let _said = speaks.write_all(b"two").await;
+            expect_reset(&mut speaks).await;
+            expect_reset(&mut client.dial(address).await).await;
+            for _ in 0..2 {
+                let flow = world.flow(0).await;
+                check_flow(&flow, Verdict::Failed, why);
+                assert_eq!((flow.bytes_sent, flow.bytes_received), (0, 0));
+            }
+            round_trip(&mut held, b"three").await;
+            drop(held);
+            let flow = world.flow(0).await;
+            check_flow(&flow, Verdict::Forwarded, "closed");
+            // There is room again.
+            let mut next = client.dial(address).await;
+            round_trip(&mut next, b"four").await;
+            next.shutdown().await.unwrap();
+            expect_fin(&mut next).await;
+            check_flow(&world.flow(0).await, Verdict::Forwarded, "closed");
+        }
+    }
+}
+
+#[tokio::test]
+async fn requests_are_answered_though_there_is_no_room_for_connections() {
+    let mut world = World::new();
+    let (client, [_, db]) = opaque_services(&mut world, "connections: {max: 1}");
+    let mut held = client.dial(db).await;
+    round_trip(&mut held, b"one").await;
+    let mut stream = client.dial(db).await;
+    refused(
+        &ask(&mut stream, &request("/", "")).await,
+        "circuit_open; connections",
+    );
 }
 
 #[tokio::test]
