@@ -146,6 +146,14 @@ impl Balancer {
             .pending(self.settings().connections.pending)
     }
 
+    /// How long it takes until one of the endpoints that are left out is back; `None`: none is
+    /// left out.
+    pub fn next_return(&self, now: Instant) -> Option<Duration> {
+        let returns = self.0.members().next_return()?;
+        let left = returns.saturating_sub(self.0.epoch.nanos(now));
+        Some(Duration::from_nanos(left))
+    }
+
     /// The settings that are in force.
     pub fn settings(&self) -> Arc<TrafficSettings> {
         Arc::clone(&self.0.view.load().settings)

@@ -129,10 +129,15 @@ impl Members {
         if self.settings.outlier_detection.is_none() {
             return u64::MAX;
         }
+        let returns = self.next_return();
+        returns.unwrap_or(u64::MAX).min(self.interval_ends)
+    }
+
+    /// When the first endpoint returns of those that are ejected.
+    pub(super) fn next_return(&self) -> Option<u64> {
         let ejected = self.endpoints.values();
         let ejected = ejected.map(|it| it.ejected_until.load(Relaxed));
-        let returns = ejected.filter(|until| *until > 0).min();
-        returns.unwrap_or(u64::MAX).min(self.interval_ends)
+        ejected.filter(|until| *until > 0).min()
     }
 
     /// Who may be picked.

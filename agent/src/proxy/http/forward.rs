@@ -41,6 +41,10 @@ use crate::policy::traffic::TrafficSettings;
 use crate::policy::{AppProtocol, BackendTarget, CompiledRule, Matched, RequestHead, Table};
 use crate::proxy::reach::Dialler;
 
+/// When to come again where a limit of what is in flight is reached: nobody knows when there
+/// is room, so in a second, as [`Refused::answer`] rounds.
+const SOON: Duration = Duration::from_millis(999);
+
 /// A Service and one of its ports.
 pub(super) type ServicePort = (NamespacedName, u16);
 
@@ -88,11 +92,21 @@ struct Finishing {
 impl Refused {
     /// With the statuses of its kind.
     fn new(reason: Reason) -> Self {
+        let kind = reason.kind;
+        let is_full = matches!(kind, ReasonKind::CircuitOpen | ReasonKind::Overloaded);
         Self {
-            status: reason.kind.status(),
-            grpc: reason.kind.grpc_status(),
+            status: kind.status(),
+            grpc: kind.grpc_status(),
             reason,
-            retry_after: None,
+            retry_after: is_full.then_some(SOON),
+        }
+    }
+
+    /// Of this kind, for so long as is known.
+    pub(super) fn until(kind: ReasonKind, retry_after: Option<Duration>) -> Self {
+        Self {
+            retry_after,
+            ..kind.into()
         }
     }
 

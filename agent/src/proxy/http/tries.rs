@@ -317,7 +317,10 @@ impl Tries<'_> {
         };
         let picked = self.balancer.pick(&ask, now.into_std());
         picked.map_err(|refusal| match refusal {
-            Refusal::NoEndpoints => ReasonKind::NoEndpoints.into(),
+            Refusal::NoEndpoints => {
+                let back = self.balancer.next_return(now.into_std());
+                Refused::until(ReasonKind::NoEndpoints, back)
+            }
             Refusal::Overloaded => ReasonKind::Overloaded.into(),
             Refusal::CircuitOpen(circuit) => {
                 Reason::new(ReasonKind::CircuitOpen, circuit.as_str()).into()

@@ -218,11 +218,43 @@ async fn requests_beyond_the_limit_are_refused_at_once() {
     let mut shop = Shop::new(&[1]);
     shop.policy("requests: {max: 1}");
     let (mut held, app) = shop.hold().await;
-    refused(&shop.get("/", "").await, "circuit_open; requests");
+    let heard = shop.get("/", "").await;
+    refused(&heard, "circuit_open; requests");
+    assert_eq!(heard.header("retry-after"), Some("1"));
+    assert_eq!(heard.header("grpc-retry-pushback-ms"), None);
+    let grpc = "Content-Type: application/grpc\r\n";
+    let call = shop.get("/a.B/C", grpc).await;
+    assert_eq!(call.header("grpc-status"), Some("14"));
+    assert_eq!(call.header("grpc-retry-pushback-ms"), Some("1000"));
     app.held.add_permits(1);
     assert_eq!(hear(&mut held).await.status(), 200);
     assert_eq!(shop.get("/", "").await.status(), 200);
     assert_eq!(app.requests(), 2);
+}
+
+#[tokio::test]
+async fn a_client_is_told_when_an_endpoint_is_back() {
+    let mut shop = Shop::new(&[0, 1]);
+    shop.policy(
+        "adaptiveConcurrency: {initial: 1, min: 1, max: 1}, retries: {attempts: 0}, \
+         loadBalancing: {algorithm: ROUND_ROBIN}, \
+         outlierDetection: {consecutive5xxErrors: 1, baseEjectionTime: 1h, \
+         maxEjectionTime: 1h, maxEjectionPercent: 100, panicThreshold: 0}",
+    );
+    let (mut held, app) = shop.hold().await;
+    let heard = shop.get("/", "").await;
+    refused(&heard, "overloaded");
+    assert_eq!(heard.header("retry-after"), Some("1"));
+    app.held.add_permits(1);
+    assert_eq!(hear(&mut held).await.status(), 200);
+    for app in &shop.apps {
+        app.fail(500);
+    }
+    drop(shop.shares(2).await);
+    let heard = shop.get("/", "").await;
+    refused(&heard, "no_endpoints");
+    let after: u64 = heard.header("retry-after").unwrap().parse().unwrap();
+    assert!((3500..=3600).contains(&after), "{after}");
 }
 
 #[tokio::test]
@@ -260,7 +292,9 @@ async fn connections_beyond_the_limit_are_not_opened() {
     let mut shop = Shop::new(&[1]);
     shop.policy("connections: {max: 1}");
     let (mut held, app) = shop.hold().await;
-    refused(&shop.get("/", "").await, "circuit_open; connections");
+    let heard = shop.get("/", "").await;
+    refused(&heard, "circuit_open; connections");
+    assert_eq!(heard.header("retry-after"), Some("1"));
     app.held.add_permits(1);
     assert_eq!(hear(&mut held).await.status(), 200);
     // The one that there is takes the next request.
