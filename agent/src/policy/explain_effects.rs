@@ -9,6 +9,7 @@ use super::http::{BackendTarget, CompiledRule, Filter, RequestHead};
 use super::inbound::InboundPolicy;
 use super::request::HttpRequest;
 use super::target::{ExplainError, Target};
+use crate::model::NamespacedName;
 use crate::state::{HeaderChange, PathChange, Redirect, Rewrite, Scheme, Snapshot};
 
 /// A request that makes sense.
@@ -21,6 +22,8 @@ pub(super) struct Asked {
     pub(super) headers: HeaderMap,
     /// That the client dials.
     port: u16,
+    /// The Service that is there.
+    pub(super) dialled: Option<(NamespacedName, u16)>,
 }
 
 impl Asked {
@@ -56,6 +59,7 @@ impl Asked {
             host: question.host.clone().or(named).unwrap_or_else(|| to.host()),
             headers,
             port: to.port(),
+            dialled: None,
         })
     }
 

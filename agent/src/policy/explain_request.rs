@@ -17,6 +17,7 @@ use super::protocol::AppProtocol;
 use super::request::HttpRequest;
 use super::table::Table;
 use super::target::Target;
+use super::traffic::TrafficSettings;
 use crate::model::{NamespacedName, normal_path};
 use crate::state::{Pod, RouteKind};
 
@@ -45,8 +46,9 @@ impl Table {
         client: &Pod,
         target: &Target,
         resolved: Resolved,
-        asked: Asked,
+        mut asked: Asked,
     ) -> Followed {
+        asked.dialled = resolved.service.clone().zip(resolved.port);
         let (protocol, said) = self.spoken(target, &resolved);
         let mut steps = RequestSteps {
             method: asked.method.to_string(),
@@ -251,7 +253,10 @@ impl Table {
         filters: Vec<String>,
         candidates: &[Candidate],
     ) -> BackendStep {
-        let settings = self.traffic(&service, port);
+        let mut settings = TrafficSettings::clone(&self.traffic(&service, port));
+        if let Some((dialled, port)) = &asked.dialled {
+            settings.timeouts = self.timeouts((dialled, *port), &settings);
+        }
         BackendStep {
             traffic: Some(traffic(&settings, Some(asked.seen()))),
             service: Some(service),

@@ -32,6 +32,8 @@ pub struct TrafficSettings {
     pub retries: Retries,
     /// How long things may take.
     pub timeouts: Timeouts,
+    /// A policy says so.
+    pub has_timeouts: bool,
     /// Limits of rates, in the order of the policies.
     pub rate_limits: Vec<RateLimit>,
     /// Failures that are made on purpose: the first that matches counts.
@@ -345,6 +347,7 @@ impl TrafficSettings {
             outlier_detection: outliers.map(OutlierDetection::of),
             retries: Retries::of(retries),
             timeouts: Timeouts::of(timeouts.unwrap_or_default()),
+            has_timeouts: timeouts.is_some(),
             rate_limits: policies.iter().flat_map(|it| RateLimit::all(it)).collect(),
             faults: faults.collect(),
             adaptive_concurrency: adaptive.map(AdaptiveConcurrency::of),
@@ -600,6 +603,20 @@ impl Table {
         let traffic = self.traffic.services.get(service);
         let settings = traffic.map_or(&self.traffic.defaults, |traffic| traffic.port(port));
         Arc::clone(settings)
+    }
+
+    /// How long a request may take that dialled one Service's port and is sent to another's,
+    /// where its route does not say: as the policies of the latter have it, else those of the
+    /// former. To connect takes as long as the latter may always.
+    pub fn timeouts(&self, dialled: (&NamespacedName, u16), of: &TrafficSettings) -> Timeouts {
+        if of.has_timeouts {
+            return of.timeouts;
+        }
+        let (service, port) = dialled;
+        Timeouts {
+            connect: of.timeouts.connect,
+            ..self.traffic(service, port).timeouts
+        }
     }
 }
 

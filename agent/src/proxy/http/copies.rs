@@ -94,6 +94,7 @@ impl Copied {
         }
         let target = Target {
             table: &table,
+            dialled: &service,
             service: &service,
             rule: None,
             kept: None,

@@ -8,7 +8,8 @@
 //!                                                       client ◄─── filters ◄──┘
 //! ```
 //! Rate limits and faults are those of the Service that was dialled and of the one that the
-//! route leads to; everything else is the latter's.
+//! route leads to; everything else is the latter's, but that timeouts for which it has no policy
+//! are the former's.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -221,10 +222,11 @@ impl Outbound {
         if settings.rate_limits.is_empty() && settings.faults.is_empty() {
             return Ok(());
         }
-        // Of a Service that leads elsewhere the timeouts don't count.
-        let policy = leads_to(rule, of, &asked.service).then_some(&settings.timeouts);
+        let (dialled, port) = &asked.service;
+        let policy = is_timed_by(table, rule, of, &asked.service)
+            .then(|| table.timeouts((dialled, *port), &settings));
         let headers = &asked.parts.headers;
-        let until = until_answered(rule, policy, headers, exchange);
+        let until = until_answered(rule, policy.as_ref(), headers, exchange);
         let label = rule.map(|rule| &*rule.label);
         in_time(until, self.hold_back(&settings, of, label, &asked.parts)).await
     }
@@ -284,9 +286,9 @@ impl Outbound {
     ) -> Result<Sent, Refused> {
         let Asked {
             table,
+            service: dialled,
             mut parts,
             mut body,
-            ..
         } = asked;
         let (service, port) = &chosen.service;
         let protocol = table.service_protocol(service, *port);
@@ -302,6 +304,7 @@ impl Outbound {
         headers::send(&mut parts, version, body.is_end_stream())?;
         let target = Target {
             table: &table,
+            dialled: &dialled,
             service: &chosen.service,
             rule: finishing.rule.as_deref(),
             kept: chosen.kept,
@@ -368,10 +371,18 @@ pub(super) fn falls_back(declared: AppProtocol) -> bool {
     !matches!(declared, AppProtocol::Http2 | AppProtocol::Grpc)
 }
 
-/// A request to `dialled` that has come to the limits of this Service goes nowhere else.
-fn leads_to(rule: Option<&CompiledRule>, of: &ServicePort, dialled: &ServicePort) -> bool {
+/// The timeouts of a request to `dialled` that has come to the limits of this Service are this
+/// one's, whichever back end it will have.
+fn is_timed_by(
+    table: &Table,
+    rule: Option<&CompiledRule>,
+    of: &ServicePort,
+    dialled: &ServicePort,
+) -> bool {
     let is_it = |target: &BackendTarget| match target {
-        BackendTarget::Service { service, port } => (service, port) == (&of.0, &of.1),
+        BackendTarget::Service { service, port } => {
+            (service, port) == (&of.0, &of.1) || !table.traffic(service, *port).has_timeouts
+        }
         BackendTarget::Invalid(_) => false,
     };
     of != dialled || rule.is_none_or(|rule| rule.backends.iter().all(|it| is_it(&it.target)))

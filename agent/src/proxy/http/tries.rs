@@ -41,6 +41,8 @@ use crate::proxy::reach::Way;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Target<'a> {
     pub(super) table: &'a Table,
+    /// What was dialled.
+    pub(super) dialled: &'a ServicePort,
     pub(super) service: &'a ServicePort,
     pub(super) rule: Option<&'a CompiledRule>,
     /// The endpoint of the client's session.
@@ -120,7 +122,9 @@ impl Outbound {
         let route = target.rule.and_then(|rule| rule.retry.as_ref());
         let http2 = target.version == upstream::Version::Http2;
         let plan = Plan::new(&settings.retries, route, &parts.method);
-        let limits = Limits::new(target.rule, &settings.timeouts, &parts.headers, exchange);
+        let (asked_for, at) = target.dialled;
+        let timeouts = target.table.timeouts((asked_for, *at), &settings);
+        let limits = Limits::new(target.rule, &timeouts, &parts.headers, exchange);
         let mut tries = Tries {
             outbound: self,
             target,

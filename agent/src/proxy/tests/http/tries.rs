@@ -59,10 +59,14 @@ impl Shop {
 
     /// A TrafficPolicy of Service `web`.
     fn policy(&mut self, spec: TrafficSpec) {
+        self.policy_of("web", spec);
+    }
+
+    fn policy_of(&mut self, service: &str, spec: TrafficSpec) {
         self.world.apply(Object::TrafficPolicy(TrafficPolicy {
-            name: NamespacedName::new("shop", "web"),
+            name: NamespacedName::new("shop", service),
             targets: vec![TrafficTarget {
-                service: "web".into(),
+                service: service.into(),
                 port: None,
             }],
             spec,
@@ -521,4 +525,37 @@ async fn a_connection_that_the_first_request_did_not_need_is_closed() {
         clients.push(stream);
     }
     assert_eq!(soon(ended.recv()).await, Some(0));
+}
+
+#[tokio::test]
+async fn a_request_is_timed_by_its_route_then_its_back_end_then_what_was_dialled() {
+    let mut shop = shop();
+    let _served = shop.world.service("other", &[shop.app.address]);
+    let route =
+        |timeouts: &str| format!("[{{{timeouts}backendRefs: [{{name: other, port: 80}}]}}]");
+    let within = |request| TrafficSpec {
+        timeouts: Some(TimeoutsSpec {
+            request,
+            ..TimeoutsSpec::default()
+        }),
+        ..TrafficSpec::default()
+    };
+    let late = async |shop: &Shop| {
+        let heard = shop.get("/never/").await;
+        assert_eq!(heard.status(), 504, "{heard:?}");
+        heard.header("fairlead-reason").unwrap().to_owned()
+    };
+    let millis = Duration::from_millis;
+    shop.policy(within(Some(millis(150))));
+    shop.world.route(&route(""));
+    assert_eq!(late(&shop).await, "timed_out; after 150ms");
+    shop.policy_of("other", within(Some(millis(160))));
+    assert_eq!(late(&shop).await, "timed_out; after 160ms");
+    shop.world.route(&route("timeouts: {request: 170ms}, "));
+    assert_eq!(late(&shop).await, "timed_out; after 170ms");
+    // A back end whose policy has timeouts has all that it is to have.
+    shop.world.route(&route(""));
+    shop.policy_of("other", within(None));
+    let unlimited = tokio::time::timeout(SHORT, shop.get("/never/")).await;
+    assert!(unlimited.is_err(), "{unlimited:?}");
 }
