@@ -50,7 +50,7 @@ pub use usage::{PodUsage, Usage};
 pub use view::{ServiceLoad, View};
 // The answer of `Explain`, as the policy makes it.
 pub use crate::policy::{
-    BackendStep, Candidate, Explanation, Outcome as ExplainedOutcome, PolicyStep, RequestQuestion,
-    RequestSteps, Server as ExplainedServer, Verdict as ExplainedVerdict,
+    AccessLogStep, BackendStep, Candidate, Explanation, Outcome as ExplainedOutcome, PolicyStep,
+    RequestQuestion, RequestSteps, Server as ExplainedServer, Verdict as ExplainedVerdict,
 };
 pub use crate::state::MtlsMode;

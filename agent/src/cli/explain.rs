@@ -9,7 +9,7 @@ use super::nodes::AllNodes;
 use super::output::{Format, FormatFlag, Paint, Printer, harmless};
 use super::{AgentAddress, Outcome};
 use crate::admin::{
-    Candidate, ExplainedServer, ExplainedVerdict, Explanation, MtlsMode, PolicyStep,
+    AccessLogStep, Candidate, ExplainedServer, ExplainedVerdict, Explanation, MtlsMode, PolicyStep,
     RequestQuestion,
 };
 
@@ -127,6 +127,7 @@ pub(super) fn print<W: Write>(of: &Explanation, printer: &mut Printer<W>) -> any
     };
     step.head(&format!("Client {}", source.name))?;
     step.say(Paint::Plain, &who)?;
+    access_log(&of.access_log, source.enrolled, &mut step)?;
     step.head(&format!("Destination {}", of.destination))?;
     for sentence in &of.resolution {
         step.say(Paint::Plain, sentence)?;
@@ -139,6 +140,23 @@ pub(super) fn print<W: Write>(of: &Explanation, printer: &mut Printer<W>) -> any
         explain_server(server, &mut step)?;
     }
     verdict(of, step.printer)
+}
+
+/// What a meshed pod's node writes of it.
+fn access_log<W: Write>(
+    log: &[AccessLogStep],
+    enrolled: bool,
+    step: &mut Steps<'_, W>,
+) -> anyhow::Result<()> {
+    if log.is_empty() && enrolled {
+        let text = "Its access log has nothing of it: no MeshPolicy says so.";
+        step.say(Paint::Dim, text)?;
+    }
+    for AccessLogStep { policy, writes } in log {
+        let text = format!("Its access log has {writes}, as {policy} says.");
+        step.say(Paint::Plain, &text)?;
+    }
+    Ok(())
 }
 
 /// The endpoints, each on a line.
@@ -207,6 +225,7 @@ fn explain_server<W: Write>(
         None => "which is the default".to_owned(),
     };
     step.say(Paint::Plain, &format!("mTLS is {mode}, {by}."))?;
+    access_log(&server.access_log, server.pod.enrolled, step)?;
     let selecting: Vec<&PolicyStep> = server.policies.iter().filter(|it| it.selects).collect();
     let others = server.policies.len() - selecting.len();
     if selecting.is_empty() {

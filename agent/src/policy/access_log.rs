@@ -2,13 +2,24 @@
 
 use std::sync::Arc;
 
+use super::explain_traffic::percent;
+use super::explanation::AccessLogStep;
 use super::mtls::LEVELS;
+use crate::state::traffic::Share;
 use crate::state::{self, AccessLogMode, MeshPolicy};
 
 /// What the policies that select one pod say of its access log: those of the narrowest level
 /// at which one says anything. Something is written where any of them wants it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct AccessLog(Vec<state::AccessLog>);
+pub struct AccessLog(Vec<Said>);
+
+/// What one policy says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Said {
+    /// `namespace/name`.
+    policy: Arc<str>,
+    log: state::AccessLog,
+}
 
 /// How a request or a connection has ended, as far as it matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +37,12 @@ impl AccessLog {
     pub(super) fn new(policies: &[Arc<MeshPolicy>]) -> Self {
         let levels = LEVELS.into_iter().map(|is_level| {
             let level = policies.iter().filter(|policy| is_level(&policy.scope));
-            level.filter_map(|policy| policy.access_log).collect()
+            let said = level.filter_map(|policy| {
+                let log = policy.access_log?;
+                let policy = policy.name.to_string().into();
+                Some(Said { policy, log })
+            });
+            said.collect()
         });
         let said = levels.into_iter().find(|level: &Vec<_>| !level.is_empty());
         Self(said.unwrap_or_default())
@@ -34,7 +50,7 @@ impl AccessLog {
 
     /// It is to be written. `random` is another number for each.
     pub fn wants(&self, ended: &Ended, random: u64) -> bool {
-        self.0.iter().any(|log| {
+        self.0.iter().any(|Said { log, .. }| {
             let is_meant = match log.mode {
                 AccessLogMode::All => true,
                 AccessLogMode::Errors { min_status } => ended.is_error(min_status),
@@ -42,6 +58,29 @@ impl AccessLog {
             };
             is_meant && log.share.hits(random)
         })
+    }
+
+    /// What is written, in words, and which policy says so.
+    pub(super) fn explain(&self) -> Vec<AccessLogStep> {
+        let steps = self.0.iter().map(|Said { policy, log }| {
+            let what = match log.mode {
+                AccessLogMode::All => "everything".to_owned(),
+                AccessLogMode::Errors { min_status } => {
+                    format!("what fails, or is answered with {min_status} or more")
+                }
+                AccessLogMode::None => "nothing".to_owned(),
+            };
+            let sampled = log.share != Share::ALL && log.mode != AccessLogMode::None;
+            AccessLogStep {
+                policy: Arc::clone(policy),
+                writes: if sampled {
+                    format!("{} of {what}, drawn for each", percent(log.share))
+                } else {
+                    what
+                },
+            }
+        });
+        steps.collect()
     }
 }
 

@@ -48,6 +48,7 @@ impl Table {
             candidates: resolved.candidates,
             servers,
             request: None,
+            access_log: self.inbound(&client.name).access_log().explain(),
             outcome,
         })
     }
@@ -73,6 +74,7 @@ impl Table {
             candidates: followed.candidates,
             servers: followed.servers,
             request: Some(followed.steps),
+            access_log: self.inbound(&client.name).access_log().explain(),
             outcome: followed.outcome,
         })
     }
@@ -282,6 +284,7 @@ impl Table {
             }),
             decision: unenforced.is_empty().then_some(decision),
             unenforced,
+            access_log: policy.access_log().explain(),
         })
     }
 

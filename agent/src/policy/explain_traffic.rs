@@ -196,7 +196,7 @@ fn fault(of: &Fault) -> String {
     format!("a fault is injected: {}", parts.join(", "))
 }
 
-fn percent(share: Share) -> String {
+pub(super) fn percent(share: Share) -> String {
     format!("{} %", f64::from(share.0) / 10_000.0)
 }
 

@@ -29,6 +29,9 @@ pub struct Explanation {
     /// the candidates and servers are those of all of its back ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<RequestSteps>,
+    /// What the client's node writes of it in its access log; empty: nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub access_log: Vec<AccessLogStep>,
     /// The end of it.
     pub outcome: Outcome,
 }
@@ -167,6 +170,18 @@ pub struct Server {
     pub decision: Option<Decision>,
     /// Why nothing is enforced; empty where something is.
     pub unenforced: String,
+    /// What the pod's node writes of it in its access log; empty: nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub access_log: Vec<AccessLogStep>,
+}
+
+/// What is written in an access log, and who says so. Something is where any of several does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccessLogStep {
+    /// The `MeshPolicy`, `namespace/name`.
+    pub policy: Arc<str>,
+    /// What, and which part of it, in words.
+    pub writes: String,
 }
 
 /// Whether a port takes plaintext, and who says so.

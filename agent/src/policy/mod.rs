@@ -38,7 +38,7 @@ pub use access_log::{AccessLog, Ended};
 pub use authorization::{Admission, Decision, DenyReason, PathUse, Permission, Request};
 pub use explain_traffic::describe_traffic;
 pub use explanation::{
-    BackendStep, Candidate, Explanation, MtlsStep, Outcome, PodSummary, PolicyStep,
+    AccessLogStep, BackendStep, Candidate, Explanation, MtlsStep, Outcome, PodSummary, PolicyStep,
     RequestQuestion, RequestSteps, RuleCandidate, RuleStep, Server, TrafficStep, Verdict,
 };
 pub use http::{

@@ -266,3 +266,49 @@ fn what_leads_nowhere() {
     let skipped: Vec<&str> = explanation.candidates.iter().map(|c| &*c.skipped).collect();
     assert_eq!(skipped, ["", "not ready"]);
 }
+
+#[test]
+fn the_access_log_of_both_ends_is_told() {
+    use crate::state::traffic::Share;
+    use crate::state::{AccessLog, AccessLogMode};
+
+    let says = |text, app: &str, mode, share| {
+        let log = AccessLog {
+            mode,
+            share: Share(share),
+        };
+        Object::MeshPolicy(MeshPolicy {
+            scope: PolicyScope::Pods(Selector(labels(&[("app", app)]))),
+            access_log: Some(log),
+            ..mesh(text, None, &[])
+        })
+    };
+    let errors = AccessLogMode::Errors { min_status: 500 };
+    let told = check(
+        vec![
+            says("shop/tenth", "cart", AccessLogMode::All, 100_000),
+            says("shop/errors", "cart", errors, 1_000_000),
+            says("shop/none", "web", AccessLogMode::None, 10_000),
+        ],
+        "shop/cart",
+        "shop/web:80",
+        (Verdict::Permitted, ""),
+    );
+    let words = |steps: &[crate::policy::AccessLogStep]| {
+        let steps = steps.iter();
+        let steps = steps.map(|it| format!("{}: {}", it.policy, it.writes));
+        steps.collect::<Vec<_>>()
+    };
+    assert_eq!(
+        words(&told.access_log),
+        [
+            "shop/errors: what fails, or is answered with 500 or more",
+            "shop/tenth: 10 % of everything, drawn for each",
+        ]
+    );
+    for server in &told.servers {
+        assert_eq!(words(&server.access_log), ["shop/none: nothing"]);
+    }
+    let silent = check(vec![], "shop/cart", "shop/web:80", (Verdict::Permitted, ""));
+    assert_eq!(silent.access_log, []);
+}
