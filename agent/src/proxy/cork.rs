@@ -204,7 +204,7 @@ mod tests {
     /// What the peer has received by now.
     fn received(peer: &mut DuplexStream) -> Vec<u8> {
         let mut bytes = Vec::new();
-        let mut chunk = [0; 64 << 10];
+        let mut chunk = [0; 4 << 10];
         let mut cx = Context::from_waker(Waker::noop());
         loop {
             let mut buffer = ReadBuf::new(&mut chunk);
@@ -223,19 +223,16 @@ mod tests {
         let (cork, mut corked) = Cork::new(near);
         corked.write_all(b"handshake ").await.unwrap();
         assert_eq!(received(&mut peer), b"handshake ");
-        poll_fn(|cx| {
-            let pending: Poll<()> = cork.poll(cx, |cx| {
-                for piece in [&b"head "[..], b"body ", b"trailers"] {
-                    assert!(pin!(corked.write_all(piece)).poll(cx).is_ready());
-                    assert!(pin!(corked.flush()).poll(cx).is_ready());
-                }
-                assert_eq!(received(&mut peer), b"");
-                Poll::Pending
-            });
-            assert!(pending.is_pending());
-            Poll::Ready(())
-        })
-        .await;
+        let mut cx = Context::from_waker(Waker::noop());
+        let pending: Poll<()> = cork.poll(&mut cx, |cx| {
+            for piece in [&b"head "[..], b"body ", b"trailers"] {
+                assert!(pin!(corked.write_all(piece)).poll(cx).is_ready());
+                assert!(pin!(corked.flush()).poll(cx).is_ready());
+            }
+            assert_eq!(received(&mut peer), b"");
+            Poll::Pending
+        });
+        assert!(pending.is_pending());
         assert_eq!(received(&mut peer), b"head body trailers");
         assert_eq!(lock(&cork.0).bytes.capacity(), 0);
     }
@@ -269,32 +266,28 @@ mod tests {
         assert!(driven.await.unwrap());
     }
 
+    /// Of all sizes, each in two slices.
+    async fn write_in_pieces(mut corked: Corked<DuplexStream>, bytes: Vec<u8>) -> io::Result<()> {
+        let mut left = &bytes[..];
+        let mut sizes = [9, 5000, 20_000, 1].into_iter().cycle();
+        while !left.is_empty() {
+            let size = sizes.next().unwrap_or(1).min(left.len());
+            let (one, other) = left[..size].split_at(size / 2);
+            let slices = [IoSlice::new(one), IoSlice::new(other)];
+            let wrote = poll_fn(|cx| Pin::new(&mut corked).poll_write_vectored(cx, &slices));
+            left = &left[wrote.await?..];
+        }
+        corked.shutdown().await
+    }
+
     #[tokio::test]
     async fn more_than_fits_leaves_at_once_and_in_order() {
         // Room for a part of what is written, again and again.
         let (near, mut peer) = duplex(1000);
-        let (cork, mut corked) = Cork::new(near);
+        let (cork, corked) = Cork::new(near);
         let sent: Vec<u8> = (0..251).cycle().take(100_003).collect();
-        let bytes = sent.clone();
-        let writer = tokio::spawn(async move {
-            let mut left = &bytes[..];
-            let mut sizes = [9, 5000, 20_000, 1].into_iter().cycle();
-            poll_fn(|cx| {
-                cork.poll(cx, |cx| {
-                    while !left.is_empty() {
-                        let size = sizes.next().unwrap_or(1).min(left.len());
-                        let slices = [
-                            IoSlice::new(&left[..size / 2]),
-                            IoSlice::new(&left[size / 2..size]),
-                        ];
-                        let wrote = Pin::new(&mut corked).poll_write_vectored(cx, &slices);
-                        left = &left[ready!(wrote).unwrap()..];
-                    }
-                    Pin::new(&mut corked).poll_shutdown(cx)
-                })
-            })
-            .await
-        });
+        let pieces = write_in_pieces(corked, sent.clone());
+        let writer = tokio::spawn(async move { cork.drive(pieces).await });
         let mut received = Vec::new();
         let _count = peer.read_to_end(&mut received).await.unwrap();
         assert!(received == sent);
@@ -306,18 +299,15 @@ mod tests {
         let (near, peer) = duplex(1000);
         let (cork, mut corked) = Cork::new(near);
         drop(peer);
-        let mut polls = 0;
-        let ended = poll_fn(|cx| {
-            cork.poll(cx, |cx| {
-                polls += 1;
-                if polls == 1 {
-                    let wrote = pin!(corked.write_all(b"last")).poll(cx);
-                    assert!(matches!(wrote, Poll::Ready(Ok(()))));
-                    return Poll::Pending;
-                }
-                Pin::new(&mut corked).poll_read(cx, &mut ReadBuf::new(&mut [0; 8]))
-            })
+        let mut wrote = false;
+        let connection = poll_fn(|cx| {
+            if !wrote {
+                wrote = pin!(corked.write_all(b"last")).poll(cx).is_ready();
+                return Poll::Pending;
+            }
+            Pin::new(&mut corked).poll_read(cx, &mut ReadBuf::new(&mut [0; 8]))
         });
-        assert_eq!(ended.await.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        let ended = cork.drive(connection).await;
+        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 }
