@@ -13,6 +13,7 @@ mod mesh;
 mod objects;
 mod plane;
 mod status;
+mod verdict;
 
 use crate::Test;
 
@@ -25,4 +26,5 @@ pub(crate) const TESTS: &[&[Test]] = &[
     objects::TESTS,
     plane::TESTS,
     status::TESTS,
+    verdict::TESTS,
 ];
