@@ -28,6 +28,8 @@ const ISSUER: &str = "ca-cert.pem";
 const KEY: &str = "ca-key.pem";
 const ROOT: &str = "root-cert.pem";
 const CHAIN: &str = "cert-chain.pem";
+/// cert-manager's names, which only a Secret may have: a directory with these is not empty.
+const FOREIGN: [&str; 3] = ["tls.crt", "tls.key", "ca.crt"];
 
 /// How long a root that is created here lives.
 const ROOT_TTL: Duration = Duration::from_hours(10 * 365 * 24);
@@ -64,7 +66,9 @@ pub(super) fn open(dir: &Path, now: SystemTime) -> Result<Files, AuthorityError>
     let present = [ISSUER, KEY, ROOT, CHAIN].map(|name| dir.join(name).exists());
     match present {
         [true, true, true, _] => {}
-        [false, false, false, false] => create(dir, now)?,
+        [false, false, false, false] if !FOREIGN.iter().any(|name| dir.join(name).exists()) => {
+            create(dir, now)?;
+        }
         _ => {
             let required = [ISSUER, KEY, ROOT].into_iter().zip(present);
             let missing = required.filter(|(_, there)| !there).map(|(name, _)| name);

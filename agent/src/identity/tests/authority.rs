@@ -118,6 +118,17 @@ fn refuses_a_directory_with_some_files() {
     given.refuses(&clock, "missing ca-key.pem, root-cert.pem;");
 }
 
+/// Else a mounted Secret of cert-manager would be passed over for a new root.
+#[test]
+fn a_directory_with_an_authority_in_other_names_is_given_no_new_root() {
+    let (clock, dir) = (TestClock::new(), TempDir::new().unwrap());
+    fs::write(dir.path().join("tls.crt"), "x").unwrap();
+    let error = Authority::open_at(dir.path(), clock.shared()).unwrap_err();
+    let missing = "missing ca-cert.pem, ca-key.pem, root-cert.pem";
+    assert!(error.to_string().contains(missing), "{error}");
+    assert!(!dir.path().join("ca-key.pem").exists());
+}
+
 #[test]
 fn refuses_files_that_do_not_belong_together() {
     let clock = TestClock::new();
