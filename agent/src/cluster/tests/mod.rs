@@ -15,6 +15,7 @@ mod rules;
 mod schema;
 mod spelling;
 mod traffic;
+mod traffic_api;
 
 use std::sync::Arc;
 
