@@ -33,7 +33,7 @@ pub fn fl_lookup(context: SkLookupContext) -> u32 {
             let key = PortKey::excluded(cookie, local.port, Direction::Inbound);
             EXCLUDE_PORTS.get_ptr(key).is_some()
         },
-        |cookie| is_listening(PortKey::listening(cookie, local.port)),
+        |cookie| is_listening(PortKey::listening(cookie, local.port), local.ip),
     );
     match decision {
         Lookup::Pass(PassedInbound::Loopback) => {
@@ -93,8 +93,10 @@ fn cookie_of(ip: Ip) -> Option<u64> {
 }
 
 #[inline(always)]
-fn is_listening(key: PortKey) -> bool {
+fn is_listening(key: PortKey, local: Ip) -> bool {
     // SAFETY: a count that changes meanwhile is as good as the one after it.
     let counted = unsafe { LISTENING.get(key) }.copied().unwrap_or(0);
-    counted != 0 || SEEDED.get_ptr(key).is_some()
+    // SAFETY: only the agent writes the map, which may change it meanwhile.
+    let seeded = unsafe { SEEDED.get(key) }.copied().unwrap_or(0);
+    decide::takes(counted, local) || decide::takes(seeded, local)
 }

@@ -116,7 +116,8 @@ fn listen_opened(
     let flags = context.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG;
     let is_marked =
         context.set_cb_flags(flags as i32).is_ok() && storage::set(&COUNTED, socket, &1);
-    if !(is_marked && add_one(PortKey::listening(cookie, local.port))) {
+    let listener = decide::listener(local.ip);
+    if !(is_marked && add(PortKey::listening(cookie, local.port), listener)) {
         count(Counter::ListenFailed);
         return;
     }
@@ -126,13 +127,13 @@ fn listen_opened(
 
 /// Counts a listener; `false` where the map is full.
 #[inline(always)]
-fn add_one(key: PortKey) -> bool {
-    if LISTENING.insert(key, 1, ONLY_NEW).is_ok() {
+fn add(key: PortKey, listener: u64) -> bool {
+    if LISTENING.insert(key, listener, ONLY_NEW).is_ok() {
         return true;
     }
     match LISTENING.get_ptr_mut(key) {
         Some(listeners) => {
-            change(listeners, 1);
+            change(listeners, listener as i64);
             true
         }
         None => false,
@@ -164,7 +165,7 @@ fn listen_closed(cookie: u64, operation: &Operation, socket: NonNull<bpf_sock>) 
         // SAFETY: the map returned the pointer for this run.
         && unsafe { listeners.read_volatile() } != 0
     {
-        change(listeners, -1);
+        change(listeners, -(decide::listener(local.ip) as i64));
     }
     count(Counter::ListenClosed);
     tell(EventKind::ListenClosed, cookie, local, Endpoint::NONE);

@@ -1,6 +1,7 @@
 //! The kernel side's handle of a pod's network, as the proxy asks for it.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use crate::flow::KernelStats;
@@ -29,8 +30,8 @@ impl PodNetwork for Adaptor {
         self.0.present_client(socket, client)
     }
 
-    fn is_listening(&self, port: u16) -> bool {
-        self.0.is_listening(port)
+    fn is_listening(&self, address: SocketAddr) -> bool {
+        self.0.is_listening(address)
     }
 
     fn forget_listener(&self, port: u16) {

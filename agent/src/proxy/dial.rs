@@ -47,7 +47,7 @@ pub(super) async fn application(
     config: &Config,
 ) -> Result<TcpStream, ConnectError> {
     // Linux sends no reset from an IPv6 address to `::1`: such a dial would time out.
-    if to.is_ipv6() && !network.is_listening(to.port()) {
+    if to.is_ipv6() && !network.is_listening(to) {
         return Err(ConnectError::Refused);
     }
     let socket = socket(network, to, config)?;

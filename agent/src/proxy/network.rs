@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 use std::io;
-use std::net::{IpAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -56,8 +56,9 @@ pub trait PodNetwork: Send + Sync + Debug + 'static {
     /// Before `connect`: `accept` and `getpeername` on the other end shall show `client`.
     fn present_client(&self, socket: BorrowedFd<'_>, client: ClientAddr) -> io::Result<()>;
 
-    /// Somebody in the pod listens on this port, as far as is known.
-    fn is_listening(&self, port: u16) -> bool;
+    /// Somebody in the pod listens on this port for this family of addresses, as far as is
+    /// known.
+    fn is_listening(&self, address: SocketAddr) -> bool;
 
     /// Tells that nobody listens on this port (a dial was refused), so that the kernel
     /// answers by itself next time.

@@ -92,7 +92,7 @@ impl Kernel {
         lookup.load().map_err(failed(LOOKUP_PROGRAM, "load"))?;
         let shared = SharedMaps {
             endpoints: descriptor::<i32, Abi<Endpoint>>(&ebpf, "ENDPOINTS")?,
-            seeded: descriptor::<Abi<PortKey>, u32>(&ebpf, "SEEDED")?,
+            seeded: descriptor::<Abi<PortKey>, u64>(&ebpf, "SEEDED")?,
             listening: descriptor::<Abi<PortKey>, u64>(&ebpf, "LISTENING")?,
         };
         Ok(Self {

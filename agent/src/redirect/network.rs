@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fairlead_common::abi::{Endpoint, PortKey, Role};
+use fairlead_common::decide;
 use socket2::{Domain, SockRef};
 use tokio::time::Instant;
 
@@ -83,23 +84,27 @@ impl Network {
         sys::map_set(self.maps.endpoints(), &key, endpoint)
     }
 
-    /// Somebody in the pod listens on this port, as far as is known. True where the
-    /// kernel can't be asked.
+    /// Somebody in the pod listens on this port for this family of addresses, as far as is
+    /// known. True where the kernel can't be asked.
     ///
     /// For dials over IPv6: Linux sends no reset to `::1`, so that a dial to a port
-    /// that has closed would hang.
-    pub fn is_listening(&self, port: u16) -> bool {
+    /// that has closed, or that only IPv4 is taken on, would hang.
+    pub fn is_listening(&self, address: SocketAddr) -> bool {
+        let port = address.port();
         let key = PortKey::listening(self.netns.cookie(), port);
+        let takes = |count: Option<u64>| decide::takes(count.unwrap_or(0), address.ip().into());
         match sys::map_get::<_, u64>(self.maps.listening(), &key) {
             Err(_) => return true,
-            Ok(count) if count.unwrap_or(0) > 0 => return true,
+            Ok(count) if takes(count) => return true,
             Ok(_) => {}
         }
-        match sys::map_get::<_, u32>(self.maps.seeded(), &key) {
+        match sys::map_get::<_, u64>(self.maps.seeded(), &key) {
             Err(_) => true,
-            Ok(None) => false,
             // Of before the enrolment: nobody sees it close, so it is looked at.
-            Ok(Some(_)) => self.looked_at_lately(port) || self.still_listening(&key),
+            Ok(count) if takes(count) => {
+                self.looked_at_lately(port) || takes(Some(self.still_listening(&key)))
+            }
+            Ok(_) => false,
         }
     }
 
@@ -107,28 +112,27 @@ impl Network {
     /// any more, the kernel answers next time itself.
     pub fn forget_listener(&self, port: u16) {
         let key = PortKey::listening(self.netns.cookie(), port);
-        let seeded = sys::map_get::<_, u32>(self.maps.seeded(), &key);
+        let seeded = sys::map_get::<_, u64>(self.maps.seeded(), &key);
         // Listeners of after the enrolment are tracked by the hooks.
         if matches!(seeded, Ok(Some(_))) {
             let _still = self.still_listening(&key);
         }
     }
 
-    /// Looks whether a port of before the enrolment is still listened on, and forgets
-    /// it where not.
-    fn still_listening(&self, key: &PortKey) -> bool {
+    /// Looks who still listens on a port of before the enrolment, and forgets who does not.
+    fn still_listening(&self, key: &PortKey) -> u64 {
         let looked = self.netns.run(|| {
-            let still = sock_diag::listening()?
-                .iter()
-                .any(|entry| entry.local.port() == key.port && is_reachable(entry));
-            if !still {
+            let still = listeners(&sock_diag::listening()?, key.port);
+            if still == 0 {
                 let _was = sys::map_remove(self.maps.seeded(), key)?;
+            } else {
+                sys::map_set(self.maps.seeded(), key, still)?;
             }
             Ok(still)
         });
         looked.unwrap_or_else(|error| {
             tracing::debug!(%error, port = key.port, "cannot tell whether the port is listened on");
-            true
+            u64::MAX
         })
     }
 
@@ -156,7 +160,17 @@ impl Network {
 
 /// A listener that others than the pod itself can reach.
 pub(super) fn is_reachable(entry: &sock_diag::SocketEntry) -> bool {
-    fairlead_common::decide::is_reachable(entry.local.ip().into(), entry.device)
+    decide::is_reachable(entry.local.ip().into(), entry.device)
+}
+
+/// How many such listeners a port has, as the programs count them.
+pub(super) fn listeners(listening: &[sock_diag::SocketEntry], port: u16) -> u64 {
+    let of_port = listening
+        .iter()
+        .filter(|entry| entry.local.port() == port && is_reachable(entry));
+    of_port
+        .map(|entry| decide::listener(entry.local.ip().into()))
+        .sum()
 }
 
 /// One of 127.128.0.0/10: with a single source there would be only so many ports.

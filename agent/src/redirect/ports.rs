@@ -1,12 +1,13 @@
 //! Which ports pods listen on: what the hooks count, and what listened before they
 //! looked.
 
+use std::collections::BTreeSet;
 use std::io;
 
 use fairlead_common::abi::PortKey;
 
 use super::enrol::{Entry, network_error};
-use super::network::is_reachable;
+use super::network::{is_reachable, listeners};
 use super::sys::{self, Abi};
 use super::{RedirectError, Redirector, sock_diag};
 use crate::model::NamespacedName;
@@ -56,7 +57,7 @@ impl Redirector {
         entry.seeded.iter().copied().filter(move |&port| {
             let key = PortKey::listening(cookie, port);
             matches!(
-                sys::map_get::<_, u32>(self.kernel.shared.seeded(), &key),
+                sys::map_get::<_, u64>(self.kernel.shared.seeded(), &key),
                 Ok(Some(_))
             )
         })
@@ -69,19 +70,18 @@ impl Redirector {
         cookie: u64,
         listening: &[sock_diag::SocketEntry],
     ) -> Result<Vec<u16>, RedirectError> {
-        let mut ports: Vec<u16> = listening
-            .iter()
-            .filter(|entry| is_reachable(entry))
-            .map(|entry| entry.local.port())
-            .collect();
-        ports.sort_unstable();
-        ports.dedup();
+        let reachable = listening.iter().filter(|entry| is_reachable(entry));
+        let ports: BTreeSet<u16> = reachable.map(|entry| entry.local.port()).collect();
         for &port in &ports {
             let key = PortKey::listening(cookie, port);
-            sys::map_set(self.kernel.shared.seeded(), &key, 1_u32)
-                .map_err(network_error(name, "record a listening port"))?;
+            sys::map_set(
+                self.kernel.shared.seeded(),
+                &key,
+                listeners(listening, port),
+            )
+            .map_err(network_error(name, "record a listening port"))?;
         }
-        Ok(ports)
+        Ok(ports.into_iter().collect())
     }
 
     /// Removes all that is known of a namespace's ports.

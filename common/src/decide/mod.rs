@@ -267,6 +267,26 @@ pub fn is_reachable(local: Ip, device: u32) -> bool {
     !local.is_loopback() && device != LOOPBACK_DEVICE
 }
 
+/// What a socket that listens on `local` adds to the count of its port: the lower half counts
+/// all of them, the upper half those of IPv6.
+#[inline(always)]
+pub const fn listener(local: Ip) -> u64 {
+    match local.v4() {
+        Some(_) => 1,
+        None => 1 | 1 << 32,
+    }
+}
+
+/// One of those that are counted may take connections to `local`: one of IPv6 takes those of
+/// both families, unless it was told otherwise.
+#[inline(always)]
+pub const fn takes(listeners: u64, local: Ip) -> bool {
+    match local.v4() {
+        Some(_) => listeners != 0,
+        None => listeners >> 32 != 0,
+    }
+}
+
 /// What getpeername shows to a caller that is not the agent: IPv4 for an
 /// `AF_INET` socket; `None` leaves the kernel's answer.
 #[inline(always)]

@@ -325,3 +325,19 @@ fn peers_are_shown_in_the_sockets_family() {
     assert_eq!(peer6(&v4), Some(ip("::ffff:10.0.0.9").words()));
     assert_eq!(peer6(&v6), Some(ip("fd00::9").words()));
 }
+
+#[test]
+fn a_port_is_open_to_the_families_that_are_listened_on() {
+    let [any4, any6, ip4, ip6] = ["0.0.0.0", "::", "10.0.0.1", "fd00::1"].map(ip);
+    assert!(!takes(0, ip4) && !takes(0, ip6));
+    assert!(takes(listener(any4), ip4) && !takes(listener(any4), ip6));
+    assert!(takes(listener(any6), ip4) && takes(listener(any6), ip6));
+    // As many as there are sockets, each taken off as it was put on.
+    let both = listener(ip4) + listener(ip6) + listener(any4);
+    assert!(takes(both, ip6));
+    let rest = both - listener(ip6);
+    assert!(takes(rest, ip4) && !takes(rest, ip6));
+    assert_eq!(rest - listener(ip4) - listener(any4), 0);
+    // A socket of IPv6 that is bound to an address of IPv4.
+    assert_eq!(listener(ip("::ffff:10.0.0.1")), listener(ip4));
+}

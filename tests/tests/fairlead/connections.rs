@@ -11,6 +11,11 @@ use crate::mesh::{Mesh, SOON, client_and_server, run_python};
 pub(crate) const TESTS: &[Test] = &[
     Test::node("connections::of_every_kind", every_kind).with(&["python3"]),
     Test::node("connections::to_nobody_end_promptly", to_nobody).with(&["python3"]),
+    Test::node(
+        "connections::to_a_port_of_ipv4_alone_end_promptly",
+        of_ipv4_alone,
+    )
+    .with(&["python3"]),
     Test::node("connections::to_oneself", to_oneself).with(&["python3"]),
     Test::node("connections::loopback_and_udp_are_untouched", untouched).with(&["python3"]),
     Test::node("connections::bypass_lists", bypass_lists).with(&["python3", "tcpdump"]),
@@ -33,6 +38,10 @@ time.sleep(60)";
 const ECHO: &str = include_str!("../../scripts/echo.py");
 /// Dials in many ways and checks what it sees.
 const DIAL: &str = include_str!("../../scripts/dial.py");
+/// Takes connections to an address of IPv4.
+const LISTEN4: &str = "import socket, time
+listener = socket.create_server(('0.0.0.0', 7001))
+time.sleep(600)";
 /// The echo's port.
 const PORT: &str = "7000";
 
@@ -81,6 +90,19 @@ fn to_nobody() -> Result<()> {
     let output = run_python(client, DIAL, &["nobody", "10.96.0.99", "80"])
         .context("a Service with no endpoint")?;
     ensure!(output.stdout.trim() == "ended promptly", "{output:?}");
+    Ok(())
+}
+
+/// The kernel sends no reset to `::1`, which the agent dials from.
+fn of_ipv4_alone() -> Result<()> {
+    let mesh = Mesh::up(&client_and_server())?;
+    let (client, server) = (mesh.pod("client"), mesh.pod("server"));
+    let _serving = crate::mesh::serve_python(server, LISTEN4, 7001, &[])?;
+    let host = server.ip6.to_string();
+    for from in [client, server] {
+        let output = run_python(from, DIAL, &["nobody", &host, "7001"])?;
+        ensure!(output.stdout.trim() == "ended promptly", "{output:?}");
+    }
     Ok(())
 }
 

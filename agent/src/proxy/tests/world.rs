@@ -68,7 +68,7 @@ impl PodNetwork for Loopback {
         Ok(())
     }
 
-    fn is_listening(&self, _port: u16) -> bool {
+    fn is_listening(&self, _address: SocketAddr) -> bool {
         true
     }
 

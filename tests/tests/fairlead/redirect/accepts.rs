@@ -13,6 +13,11 @@ pub(crate) const TESTS: &[Test] = &[
     Test::node("redirect::listening_ports_are_followed", followed).with(&["python3"]),
     Test::node("redirect::listeners_of_before_are_found", found).with(&["python3"]),
     Test::node("redirect::listeners_of_before_over_ipv6", found_v6).with(&["python3"]),
+    Test::node(
+        "redirect::ports_of_ipv4_alone_are_closed_to_ipv6",
+        of_ipv4_alone,
+    )
+    .with(&["python3"]),
     Test::node("redirect::port_15008_is_the_tunnel's", tunnel).with(&["python3"]),
     Test::node("redirect::excluded_inbound_ports_bypass", excluded).with(&["python3"]),
     Test::node("redirect::unknown_addresses_are_reset", unknown).with(&["python3"]),
@@ -169,6 +174,35 @@ fn found_v6() -> Result<()> {
         (seen["error"] == "ECONNREFUSED").then_some(())
     })?;
     soon_listening(&node, &json!([]))
+}
+
+fn of_ipv4_alone() -> Result<()> {
+    let node = Node::up()?;
+    let server = node.pod("server")?;
+    let client = node.outsider()?;
+    let (ip4, ip6) = (server.ip4.to_string(), server.ip6.to_string());
+    let _before = serve(&server, "0.0.0.0", 9001)?;
+    drop(node.enrol(&server, &json!({}))?);
+    let after = serve(&server, "0.0.0.0", 9002)?;
+    soon_listening(&node, &json!([9001, 9002]))?;
+    for port in [9001, 9002] {
+        let seen = dial(&client, &ip4, port)?;
+        ensure!(seen["echo"] == "ping", "{port}: {seen}");
+        let seen = dial(&client, &ip6, port)?;
+        ensure!(seen["error"] == "ECONNREFUSED", "{port}: {seen}");
+    }
+    ensure!(node.count("steered")? == 2);
+    ensure!(node.count("closed_port")? == 2);
+    // One that takes both counts for both, and for none once it has closed.
+    after.kill();
+    soon_listening(&node, &json!([9001]))?;
+    let both = serve(&server, "::", 9002)?;
+    for ip in [&ip4, &ip6] {
+        let seen = dial(&client, ip, 9002)?;
+        ensure!(seen["echo"] == "ping", "{seen}");
+    }
+    both.kill();
+    soon_listening(&node, &json!([9001]))
 }
 
 fn tunnel() -> Result<()> {

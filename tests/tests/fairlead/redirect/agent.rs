@@ -247,7 +247,7 @@ fn inbound(network: &Network, mut accepted: TcpStream, client: SocketAddr) -> io
         return echo.shutdown(Shutdown::Write);
     }
     let application = accepted.local_addr()?;
-    if application.is_ipv6() && !network.is_listening(application.port()) {
+    if application.is_ipv6() && !network.is_listening(application) {
         return Socket::from(accepted).set_linger(Some(std::time::Duration::ZERO));
     }
     let socket = network.socket(application.is_ipv4())?;
