@@ -8,7 +8,7 @@ use http::Method;
 use super::authorization::PathUse;
 use super::explain::{Resolved, outcome, unrouted};
 use super::explain_effects::{Asked, Effects, effects, rule_limits};
-use super::explain_traffic::traffic;
+use super::explain_traffic::{timeouts, traffic};
 use super::explanation::{
     BackendStep, Candidate, Outcome, RequestSteps, RuleCandidate, Server, Verdict,
 };
@@ -17,7 +17,6 @@ use super::protocol::AppProtocol;
 use super::request::HttpRequest;
 use super::table::Table;
 use super::target::Target;
-use super::traffic::TrafficSettings;
 use crate::model::{NamespacedName, normal_path};
 use crate::state::{Pod, RouteKind};
 
@@ -253,12 +252,17 @@ impl Table {
         filters: Vec<String>,
         candidates: &[Candidate],
     ) -> BackendStep {
-        let mut settings = TrafficSettings::clone(&self.traffic(&service, port));
-        if let Some((dialled, port)) = &asked.dialled {
-            settings.timeouts = self.timeouts((dialled, *port), &settings);
+        let settings = self.traffic(&service, port);
+        let mut step = traffic(&settings, Some(asked.seen()));
+        if let Some((dialled, port)) = &asked.dialled
+            && !settings.has_timeouts
+        {
+            let given = timeouts(&self.timeouts((dialled, *port), &settings));
+            step.settings
+                .extend(given.map(|line| format!("{line}, as {dialled} has them")));
         }
         BackendStep {
-            traffic: Some(traffic(&settings, Some(asked.seen()))),
+            traffic: Some(step),
             service: Some(service),
             port,
             percent,

@@ -104,7 +104,8 @@ fn balancing(of: &LoadBalancing) -> String {
     line
 }
 
-fn timeouts(of: &Timeouts) -> Option<String> {
+/// Those of them that are limits.
+pub(super) fn timeouts(of: &Timeouts) -> Option<String> {
     let limits = [
         ("the request", of.request),
         ("each try", of.per_try),

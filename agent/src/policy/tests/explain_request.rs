@@ -276,10 +276,18 @@ fn traffic_policies_in_force_are_told() {
         invalid: None,
         held: false,
     };
-    let explanation = check(vec![Object::TrafficPolicy(policy)], "GET /", FINE);
+    let policy = Object::TrafficPolicy(policy);
+    let explanation = check(vec![policy.clone()], "GET /", FINE);
     let traffic = steps(&explanation).backends[0].traffic.as_ref().unwrap();
     assert_eq!(traffic.policies, [name("shop/slow")]);
     let line = "time limits: the request 3s".to_owned();
+    assert!(traffic.settings.contains(&line), "{:?}", traffic.settings);
+    // A back end without has those of what was dialled.
+    let elsewhere = route("shop/r", vec![rule("/", vec![to_service("canary", 1)])]);
+    let explanation = check(vec![policy, elsewhere], "GET /", FINE);
+    let traffic = steps(&explanation).backends[0].traffic.as_ref().unwrap();
+    assert!(traffic.policies.is_empty(), "{:?}", traffic.policies);
+    let line = "time limits: the request 3s, as shop/web has them".to_owned();
     assert!(traffic.settings.contains(&line), "{:?}", traffic.settings);
 }
 
