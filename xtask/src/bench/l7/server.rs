@@ -89,7 +89,7 @@ async fn serve_grpc(stream: TcpStream, body: Bytes) -> Result<(), h2::Error> {
         let _call = tokio::spawn(async move {
             let mut message = request.into_body();
             // Never longer than a window.
-            while message.data().await.is_some() {}
+            while let Some(Ok(_piece)) = message.data().await {}
             drop(answer_grpc(respond, &answer));
         });
     }
