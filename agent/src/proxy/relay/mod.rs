@@ -233,6 +233,8 @@ impl Ways {
 struct Limits {
     idle: Option<Duration>,
     half_open: Duration,
+    /// One way has ended: from then on it counts how long nothing moves.
+    was_half_open: bool,
     last_total: u64,
     last_moved: Instant,
     /// Boxed: an idle connection has none.
@@ -244,6 +246,7 @@ impl Limits {
         Self {
             idle: config.idle_timeout,
             half_open: config.half_open_timeout,
+            was_half_open: false,
             last_total: 0,
             last_moved: Instant::now(),
             tick: None,
@@ -263,19 +266,19 @@ impl Limits {
             if self.tick.is_none() && !moved && !half_open && self.idle.is_none() {
                 return Poll::Pending;
             }
-            let limit = if half_open {
-                Some(self.half_open)
-            } else {
-                self.idle
-            };
-            let rest = TICK.min(limit.unwrap_or(TICK));
-            let tick = self
-                .tick
-                .get_or_insert_with(|| Box::pin(tokio::time::sleep(rest)));
-            // The tick may be of before one way ended.
-            if half_open && rest < TICK && tick.deadline() > Instant::now() + rest {
-                tick.as_mut().reset(Instant::now() + rest);
+            if half_open && !self.was_half_open {
+                self.was_half_open = true;
+                self.last_moved = Instant::now();
+                self.tick = None;
             }
+            let tick = self.tick.get_or_insert_with(|| {
+                let limit = if half_open {
+                    Some(self.half_open)
+                } else {
+                    self.idle
+                };
+                Box::pin(tokio::time::sleep(TICK.min(limit.unwrap_or(TICK))))
+            });
             ready!(tick.as_mut().poll(cx));
             self.tick = None;
             if moved {
