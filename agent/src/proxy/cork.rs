@@ -2,8 +2,8 @@
 //!
 //! An HTTP/2 connection writes each larger frame by itself: the head of an answer with its
 //! first bytes, then its trailers, then the next stream's. Each write is a system call, in a
-//! tunnel a record of TLS too, and wakes the peer. Held back until the connection's poll has
-//! ended, they leave together. Nothing waits for longer than that poll.
+//! tunnel a record of TLS too, and wakes the peer. Held back until the connection waits again,
+//! they leave together.
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -71,7 +71,8 @@ impl<T: AsyncWrite + Unpin> Cork<T> {
         let polled = connection(cx);
         let mut held = lock(&self.0);
         held.holding = false;
-        // What is ready is asked again at once, or has ended with a flush of its own.
+        // Who was given a request asks for the next one at once. A connection that has ended in
+        // order has flushed by itself; nothing more is owed to the peer of a broken one.
         if polled.is_pending()
             && let Poll::Ready(Err(error)) = held.poll_flush(cx)
         {
@@ -237,33 +238,73 @@ mod tests {
         assert_eq!(lock(&cork.0).bytes.capacity(), 0);
     }
 
+    /// A stream that notes how long each write was.
+    struct Noting {
+        stream: DuplexStream,
+        writes: Arc<Mutex<Vec<usize>>>,
+    }
+
+    impl AsyncRead for Noting {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.stream).poll_read(cx, buffer)
+        }
+    }
+
+    impl AsyncWrite for Noting {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            lock(&self.writes).push(bytes.len());
+            Pin::new(&mut self.stream).poll_write(cx, bytes)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.stream).poll_flush(cx)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.stream).poll_shutdown(cx)
+        }
+    }
+
     #[tokio::test]
     async fn an_answer_of_http2_leaves_in_one_write() {
-        let (near, mut peer) = duplex(1 << 20);
+        let (stream, mut peer) = duplex(1 << 20);
+        let writes = Arc::new(Mutex::new(Vec::new()));
+        let near = Noting {
+            stream,
+            writes: Arc::clone(&writes),
+        };
         // The preface, no settings, and GET http://a/ on stream 1.
         peer.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
             .await
             .unwrap();
         peer.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
-        peer.write_all(&[0, 0, 6, 1, 5, 0, 0, 0, 1, 0x82, 0x86, 0x84, 0x41, 1, b'a'])
-            .await
-            .unwrap();
+        let get = [0, 0, 6, 1, 5, 0, 0, 0, 1, 0x82, 0x86, 0x84, 0x41, 1, b'a'];
+        peer.write_all(&get).await.unwrap();
         let (cork, corked) = Cork::new(near);
         let mut server = h2::server::handshake(corked).await.unwrap();
         let accepted = cork.drive(server.accept()).await;
         let (_request, mut respond) = accepted.unwrap().unwrap();
-        let _before = received(&mut peer);
+        // What is owed for the settings leaves first.
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(pin!(cork.drive(server.accept())).poll(&mut cx).is_pending());
+        lock(&writes).clear();
         let mut send = respond.send_response(Response::new(()), false).unwrap();
         send.send_data(Bytes::from(vec![0; 2000]), false).unwrap();
         send.send_trailers(HeaderMap::new()).unwrap();
-        let driven = tokio::spawn(async move { cork.drive(server.accept()).await.is_none() });
-        let mut bytes = vec![0; 4000];
-        let count = peer.read(&mut bytes).await.unwrap();
+        assert!(pin!(cork.drive(server.accept())).poll(&mut cx).is_pending());
+        let bytes = received(&mut peer);
         // The trailers are the last frame: no bytes, the ends of headers and stream.
-        assert!(count > 2000);
-        assert_eq!(bytes[count - 9..count], [0, 0, 0, 1, 5, 0, 0, 0, 1]);
-        drop(peer);
-        assert!(driven.await.unwrap());
+        assert_eq!(bytes[bytes.len() - 9..], [0, 0, 0, 1, 5, 0, 0, 0, 1]);
+        let writes = lock(&writes);
+        assert!(matches!(writes[..], [one] if one > 2000), "{writes:?}");
     }
 
     /// Of all sizes, each in two slices.

@@ -24,7 +24,7 @@ pub(super) struct Pump {
     /// Of the body, waiting for the peer's window.
     chunk: Bytes,
     of: Of,
-    /// Nothing was given yet.
+    /// Nothing of a request was given yet.
     first: bool,
     /// How long the peer may take nothing.
     stall: Option<Stall>,
@@ -55,7 +55,7 @@ impl Pump {
             send,
             chunk: Bytes::new(),
             of,
-            first: true,
+            first: of == Of::Request,
             stall: None,
         }
     }
@@ -140,7 +140,7 @@ impl Pump {
             self.send.reserve_capacity(self.chunk.len());
             let first = std::mem::take(&mut self.first);
             let room = match self.send.capacity() {
-                // A stream has none before its head was sent, with which this goes.
+                // A request's has none before its head was sent, with which this goes.
                 0 if first && self.chunk.len() <= FIRST => self.chunk.len(),
                 0 => match ready!(self.send.poll_capacity(cx)) {
                     Some(Ok(room)) => room,
@@ -173,6 +173,7 @@ mod tests {
     use std::task::Poll;
     use std::time::Duration;
 
+    use bytes::Bytes;
     use http::{Request, Response};
     use tokio::io::{AsyncReadExt as _, DuplexStream};
     use tokio::time::{Instant, timeout};
@@ -184,11 +185,17 @@ mod tests {
     use crate::proxy::http::timed::Timed;
 
     const LIMIT: Duration = Duration::from_secs(1);
+    /// That of a peer that says nothing of it.
+    const WINDOW: u32 = 65_535;
 
-    /// How a body ends whose peer makes no room for it.
-    async fn without_room(body: Body) -> Stopped {
+    /// How a body ends whose peer makes no room for it, or for no more than so many bytes.
+    async fn without_room(body: Body, window: u32) -> Stopped {
         let (near, far) = tokio::io::duplex(1 << 20);
-        let (mut requests, connection) = h2::client::handshake(near).await.unwrap();
+        let mut client = h2::client::Builder::new();
+        let client = client
+            .initial_window_size(window)
+            .handshake::<_, Bytes>(near);
+        let (mut requests, connection) = client.await.unwrap();
         let _client = tokio::spawn(connection);
         let mut server = h2::server::handshake(far).await.unwrap();
         let request = Request::get("http://a/").body(()).unwrap();
@@ -255,15 +262,21 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_deadline_holds_though_the_peer_makes_no_room() {
-        check(&without_room(timed(false)).await, TimedOut::Deadline(LIMIT));
+        check(
+            &without_room(timed(false), WINDOW).await,
+            TimedOut::Deadline(LIMIT),
+        );
         // Its status would need room too.
         let web = Body::encoded(Encoded::new(timed(true), Encoding::Binary));
-        check(&without_room(web).await, TimedOut::Deadline(LIMIT));
+        check(&without_room(web, WINDOW).await, TimedOut::Deadline(LIMIT));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_makes_no_room_is_not_waited_for_without_end() {
-        let body = Body::full(vec![0; 200_000]);
-        check(&without_room(body).await, TimedOut::Idle(5 * LIMIT));
+        for (size, window) in [(200_000, WINDOW), (100, 0)] {
+            let body = Body::full(vec![0; size]);
+            let stopped = without_room(body, window).await;
+            check(&stopped, TimedOut::Idle(5 * LIMIT));
+        }
     }
 }
