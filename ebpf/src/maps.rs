@@ -58,9 +58,9 @@ pub static INFLIGHT: LruHashMap<Flight, Endpoint> = LruHashMap::with_max_entries
 #[map]
 pub static LISTENERS: SockHash<ListenerKey> = SockHash::with_max_entries(8 * PODS_PER_NODE, 0);
 
-/// How many sockets listen on a port, as `decide::listener` counts them. Owner: `sock_ops`, which counts and never
-/// removes; the agent removes what belongs to pods that went, and zeros when
-/// they become many.
+/// How many sockets listen on a port, as `decide::listener` counts them. Owner:
+/// `sock_ops`, which counts and never removes; the agent removes what belongs to
+/// pods that went, and zeros when they become many.
 #[map]
 pub static LISTENING: HashMap<PortKey, u64> = HashMap::with_max_entries(1 << 17, BPF_F_NO_PREALLOC);
 
