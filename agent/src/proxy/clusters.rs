@@ -9,13 +9,14 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use imbl::{HashMap, OrdMap};
 use serde::Serialize;
 
+use super::lock::lock;
 use crate::model::{NamespacedName, NodeName};
 use crate::policy::Table;
 use crate::policy::balance::{Balancer, Candidate, EndpointFigures, Near};
@@ -127,7 +128,7 @@ impl Clusters {
         v6: bool,
         now: Instant,
     ) -> Cluster {
-        let _alone = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = lock(&self.changes);
         if let Some(cluster) = self.find(service, port, v6) {
             return cluster;
         }
@@ -152,10 +153,7 @@ impl Clusters {
 
     /// Brings a balancer up to date, unless a later table has done so meanwhile.
     fn refresh(&self, cluster: &Inner, service: &NamespacedName, table: &Table, now: Instant) {
-        let mut made_of = cluster
-            .made_of
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut made_of = lock(&cluster.made_of);
         let revision = table.snapshot().revision;
         if cluster.revision.load(Relaxed) >= revision {
             return;

@@ -2,7 +2,7 @@
 //! application's answer.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use http::request::Parts;
 use http::{Method, Request, Version};
@@ -25,6 +25,7 @@ use crate::flow::{RequestEnds, RequestFlow};
 use crate::model::ClientAddr;
 use crate::proxy::dial;
 use crate::proxy::inbound::Arrival;
+use crate::proxy::lock::lock;
 use crate::proxy::outcome::Outcome;
 use crate::proxy::permit::Subject;
 use crate::proxy::pod::LocalPod;
@@ -154,11 +155,7 @@ impl Inbound {
 
 impl Dial for Inbound {
     async fn dial(&self) -> Result<Io, Outcome> {
-        let begun = self
-            .begun
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let begun = lock(&self.begun).take();
         if let Some(app) = begun {
             return Ok(Io::new(Stream::Tcp(app)));
         }

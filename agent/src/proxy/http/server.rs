@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -34,6 +34,7 @@ use super::switched::Switched;
 use crate::flow::FlowProtocol;
 use crate::proxy::config::{Config, HttpConfig, KNOWN_RESETS, PEER_ERRORS, frame_budget};
 use crate::proxy::cork::Cork;
+use crate::proxy::lock::lock;
 use crate::proxy::network::PodNetwork;
 use crate::proxy::outcome::Outcome;
 use crate::proxy::reach::Stream;
@@ -181,7 +182,7 @@ pub(super) async fn http1(
         async move {
             let answer = handler.handle(request.map(Body::http1)).await;
             if answer.upgrade.is_some() {
-                *slot.lock().unwrap_or_else(PoisonError::into_inner) = answer.upgrade;
+                *lock(&slot) = answer.upgrade;
             }
             Ok::<_, Infallible>(answer.response.map(|body| debt.pay(body)))
         }
@@ -214,10 +215,7 @@ pub(super) async fn http1(
     let strict = parts.io.into_inner();
     let (spoiled, stalled) = (strict.is_spoiled(), strict.is_stalled());
     let mut io = strict.into_inner();
-    let upgrade = upgraded
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .take();
+    let upgrade = lock(&upgraded).take();
     Served::Over(match (ended, upgrade) {
         // What was sent before the server agreed was read as if it were another request.
         (Ok(()), Some(_)) if spoiled => Outcome::BadRequest("bytes ahead of an upgrade"),

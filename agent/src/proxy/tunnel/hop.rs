@@ -2,11 +2,12 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use tokio::net::TcpStream;
 
 use crate::flow::KernelStats;
+use crate::proxy::lock::lock;
 use crate::proxy::network::PodNetwork;
 
 /// The socket under a tunnel. TLS and HTTP/2 own the connection; this is a second
@@ -32,7 +33,7 @@ impl Hop {
 
     fn socket(&self) -> std::sync::MutexGuard<'_, Option<OwnedFd>> {
         // A descriptor can't be half changed.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use crate::proxy::http::headers;
 use crate::proxy::http::interim::Interim;
 use crate::proxy::http::io::Io;
 use crate::proxy::http::pump::{Of, Pump, Stopped};
+use crate::proxy::lock::lock;
 use crate::proxy::tasks::Tasks;
 use crate::proxy::tunnel::Under;
 
@@ -53,8 +54,7 @@ pub(super) struct Place(Arc<Http2>);
 impl Drop for Place {
     fn drop(&mut self) {
         if self.0.load.fetch_sub(1, Ordering::Relaxed) == 1 {
-            let idle = self.0.idle_since.lock();
-            *idle.unwrap_or_else(PoisonError::into_inner) = Instant::now();
+            *lock(&self.0.idle_since) = Instant::now();
         }
     }
 }
@@ -131,10 +131,7 @@ impl Http2 {
     }
 
     pub(super) fn is_idle_for(&self, now: Instant, limit: Duration) -> bool {
-        let idle_since = *self
-            .idle_since
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let idle_since = *lock(&self.idle_since);
         let limit = self.idle.unwrap_or(limit);
         self.load.load(Ordering::Relaxed) == 0 && now.duration_since(idle_since) >= limit
     }

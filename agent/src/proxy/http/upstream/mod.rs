@@ -14,7 +14,7 @@ mod http2;
 mod websocket;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use http::{Request, Response};
 use tokio::time::Instant;
@@ -26,6 +26,7 @@ use super::body::{Body, BodyError};
 use super::headers;
 use super::io::Io;
 use crate::proxy::config::Config;
+use crate::proxy::lock::lock;
 use crate::proxy::outcome::Outcome;
 use crate::proxy::reach::Reached;
 use crate::proxy::tasks::Tasks;
@@ -171,8 +172,7 @@ impl Upstreams {
     }
 
     fn servers(&self) -> MutexGuard<'_, HashMap<Reached, Server>> {
-        // A panic under this lock would have ended the process.
-        self.servers.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.servers)
     }
 }
 

@@ -3,11 +3,12 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::proxy::config::TunnelConfig;
+use crate::proxy::lock::lock;
 
 /// Tunnels that are being set up with one pod, or wait to be.
 #[derive(Debug)]
@@ -87,8 +88,7 @@ impl Arrivals {
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
-        // No code that can panic runs under this lock.
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.counts)
     }
 }
 
