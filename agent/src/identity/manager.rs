@@ -278,16 +278,19 @@ impl Manager {
         })
     }
 
-    /// Starts attempts: those first whose workload has no valid certificate.
+    /// Starts attempts: those first whose workload has no valid certificate. Where one asks for
+    /// all, each does in its turn: it may be that the CA refuses one alone.
     fn start_due(&mut self) {
         let (wall, now) = (self.now(), Instant::now());
         let due = |(id, entry): (&SpiffeId, &Entry)| {
             let due = self.due_at(entry, wall, now).is_some_and(|at| at <= now);
-            due.then(|| (entry.usable(wall).is_some(), id.clone()))
+            let failed_at = entry.failure.as_ref().map(|failure| failure.failed_at);
+            let asked_at = failed_at.filter(|_| self.probe_at.is_some());
+            due.then(|| (asked_at, entry.usable(wall).is_some(), id.clone()))
         };
         let mut due: Vec<_> = self.entries.iter().filter_map(due).collect();
         due.sort();
-        for (_, id) in due.into_iter().take(self.free()) {
+        for (.., id) in due.into_iter().take(self.free()) {
             self.start(id);
         }
     }

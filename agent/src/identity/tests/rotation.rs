@@ -395,6 +395,30 @@ async fn an_identity_that_the_ca_does_not_let_this_node_have_waits_alone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn after_an_outage_an_identity_that_is_refused_holds_up_none() {
+    let world = World::new(Mood::Away);
+    let accounts = ["a", "b", "c", "d"];
+    world.want(&accounts);
+    sleep(Duration::from_mins(10)).await;
+    // Who is asked for first, by name, is who is refused.
+    world.ca.set(Mood::DoesNotKnow(Some(id("a"))));
+    sleep(Duration::from_secs(30)).await;
+    for account in &accounts[1..] {
+        assert!(
+            world.identities.in_force(&id(account)).is_some(),
+            "{account}"
+        );
+    }
+    let start = Instant::now();
+    sleep(HOUR).await;
+    let calls = world.ca.calls_since(start).len();
+    assert!(
+        (20..60).contains(&calls),
+        "{calls} requests for it in an hour"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_token_that_is_not_valid_is_retried_by_one_for_all() {
     let world = World::new(Mood::DoesNotKnow(None));
     let accounts: Vec<_> = (0..30).map(|number| format!("web-{number}")).collect();
