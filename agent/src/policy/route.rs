@@ -58,6 +58,8 @@ pub enum Towards {
 pub enum UnavailableReason {
     /// The Service has no endpoint that is ready, of the address's family.
     NoEndpoints,
+    /// It has some, and all of them are left out for now.
+    AllLeftOut,
     /// The Service has no such TCP port.
     UnknownPort,
     /// More than one object of the state claims the address.
@@ -72,7 +74,7 @@ impl UnavailableReason {
     /// The word for flows and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::NoEndpoints => "no_endpoints",
+            Self::NoEndpoints | Self::AllLeftOut => "no_endpoints",
             Self::UnknownPort => "unknown_port",
             Self::AddressContested => "address_contested",
             Self::NoRoute => "no_route",

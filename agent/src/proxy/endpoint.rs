@@ -15,14 +15,16 @@ use super::http::detect::of_socket;
 use super::outcome::Outcome;
 use super::reach::Dialler;
 use crate::model::NamespacedName;
-use crate::policy::balance::{self, Ask, Carried, Circuit, ConnectionGuard, hash_of};
+use crate::policy::balance::{self, Ask, Balancer, Carried, Circuit, ConnectionGuard, hash_of};
 use crate::policy::{Route, Table};
 
 /// An endpoint, for as long as this is kept.
 #[derive(Debug)]
 pub(super) struct Endpoint {
     carried: Carried,
-    counted: Result<ConnectionGuard, Full>,
+    balancer: Balancer,
+    /// Its place among the connections to the Service, once it is dialled.
+    counted: Option<ConnectionGuard>,
 }
 
 /// There are as many connections to the Service as there may be.
@@ -63,16 +65,30 @@ impl Endpoint {
         };
         let carried = balancer.carry(&ask, now)?;
         let route = table.route_endpoint(carried.address(), service);
-        let counted = balancer.connection(client).map_err(|circuit| Full {
-            circuit,
-            patience: settings.timeouts.connect,
-        });
-        Some((route, Self { carried, counted }))
+        drop(settings);
+        let endpoint = Self {
+            carried,
+            balancer,
+            counted: None,
+        };
+        Some((route, endpoint))
     }
 
-    /// There is no room for one more connection.
-    pub(super) fn full(&self) -> Option<Full> {
-        self.counted.as_ref().err().copied()
+    /// Takes a place for the connection, which is about to be dialled.
+    pub(super) fn count(&mut self, client: &NamespacedName) -> Result<(), Full> {
+        if self.counted.is_none() {
+            let counted = self.balancer.connection(client);
+            self.counted = Some(counted.map_err(|circuit| Full {
+                circuit,
+                patience: self.balancer.settings().timeouts.connect,
+            })?);
+        }
+        Ok(())
+    }
+
+    /// The place that was taken.
+    pub(super) fn into_counted(self) -> Option<ConnectionGuard> {
+        self.counted
     }
 
     /// Tells how the endpoint took the connection, as far as is known: what a request on it
@@ -88,18 +104,29 @@ impl Endpoint {
     }
 }
 
+impl From<Full> for Outcome {
+    fn from(full: Full) -> Self {
+        Self::CircuitOpen(full.circuit)
+    }
+}
+
 impl Full {
-    /// Nothing is dialled, but a client that speaks HTTP may go on: each of its requests is
-    /// answered by itself, and there may be a connection that takes it. Looks at `near`, where
-    /// it is looked at at all, for no longer than a connection may take.
+    /// Nothing is dialled, but a client that speaks HTTP may go on. Looks at `near`, where it is
+    /// looked at at all, for no longer than a connection may take.
     pub(super) async fn requests_only(self, near: Option<&TcpStream>) -> Result<Speaks, Outcome> {
         let speaks = match near {
-            Some(near) => timeout(self.patience, of_socket(near)).await.ok(),
+            Some(near) => speaks_http(near, self.patience).await,
             None => None,
         };
-        match speaks {
-            Some(speaks @ (Speaks::Http1 | Speaks::Http2)) => Ok(speaks),
-            Some(Speaks::Other) | None => Err(Outcome::CircuitOpen(self.circuit)),
-        }
+        speaks.ok_or(self.into())
+    }
+}
+
+/// Whether a client speaks HTTP, where there is nothing to dial for it: each of its requests is
+/// answered by itself then, and there may be a connection that takes it.
+pub(super) async fn speaks_http(near: &TcpStream, patience: Duration) -> Option<Speaks> {
+    match timeout(patience, of_socket(near)).await {
+        Ok(speaks @ (Speaks::Http1 | Speaks::Http2)) => Some(speaks),
+        Ok(Speaks::Other) | Err(_) => None,
     }
 }

@@ -22,7 +22,7 @@ use tokio::time::{Instant, timeout};
 
 use super::config::HttpConfig;
 use super::dial;
-use super::endpoint::Endpoint;
+use super::endpoint::{Endpoint, speaks_http};
 use super::hello::asked_name;
 use super::http::detect::{of_socket, of_socket_in_time, server_first};
 use super::http::{self, Begun, Outbound, Speaks};
@@ -35,7 +35,7 @@ use super::relay::{NearSide, TcpFar, relay};
 use super::shared::Shared;
 use crate::flow::Direction;
 use crate::model::{NamespacedName, OrigDst, canonical};
-use crate::policy::{AppProtocol, ConnectionRoutes, Route, Table, Towards};
+use crate::policy::{AppProtocol, ConnectionRoutes, Route, Table, Towards, UnavailableReason};
 
 /// What the application has dialled.
 struct Dialled {
@@ -187,8 +187,10 @@ fn bind(
             let ip = goal.to.0.ip();
             match Endpoint::choose(dialler, table, (&service, port), ip.is_ipv6(), random) {
                 Some((route, endpoint)) => (route, Some(endpoint)),
-                // It says why.
-                None => (table.route_to(&service, port, ip, random), None),
+                None => (
+                    unavailable(table.route_to(&service, port, ip, random)),
+                    None,
+                ),
             }
         }
     };
@@ -232,6 +234,18 @@ fn bind(
     })
 }
 
+/// The route of a Service of which no endpoint is to be had. Where there are some that are
+/// ready, all of them are left out.
+fn unavailable(route: Route) -> Route {
+    match route {
+        Route::Pod { service, .. } | Route::Passthrough { service, .. } => Route::Unavailable {
+            reason: UnavailableReason::AllLeftOut,
+            service,
+        },
+        Route::Unavailable { .. } => route,
+    }
+}
+
 /// Carries the connection to where it is opaque, or to its end.
 async fn open(dialler: Dialler, near: TcpStream, record: &mut Record) -> Result<Opaque, Outcome> {
     let goal = begin(&dialler, &near, record);
@@ -244,8 +258,14 @@ async fn open(dialler: Dialler, near: TcpStream, record: &mut Record) -> Result<
         None => None,
     };
     let bound = bind(&dialler, &goal, name.as_deref(), record);
-    let mut bound = or_reset(bound, &near)?;
     let looks = goal.protocol == AppProtocol::Detect;
+    if let Err(Outcome::Unavailable(UnavailableReason::AllLeftOut)) = bound
+        && looks
+        && let Some(speaks) = speaks_http(&near, dialler.shared.config.connect_timeout).await
+    {
+        return Err(requests(dialler, (near, speaks, None), (goal, None), record).await);
+    }
+    let mut bound = or_reset(bound, &near)?;
     let told = tell(&dialler, looks.then_some(&near), &mut bound, record).await;
     if let (Err(failed), Some(endpoint)) = (&told, &bound.endpoint) {
         endpoint.note(Some(failed), bound.took);
@@ -254,14 +274,15 @@ async fn open(dialler: Dialler, near: TcpStream, record: &mut Record) -> Result<
     if speaks == Speaks::Other {
         return opaque(&dialler, near, bound, begun, record).await;
     }
+    let counted = bound.endpoint.and_then(Endpoint::into_counted);
     let begun = begun.map(|begun| Begun {
         to: bound.way.reached(bound.address),
         dialled: begun,
+        counted,
     });
     // A Service has other servers; each request has its own, which it is checked and counted
     // at.
     let permit = goal.service.is_none().then(|| bound.admitted.http());
-    drop(bound.endpoint);
     let connection = (near, speaks, permit);
     Err(requests(dialler, connection, (goal, begun), record).await)
 }
@@ -315,12 +336,15 @@ async fn opaque(
         service,
         way,
         admitted,
-        endpoint,
+        mut endpoint,
         mut took,
     } = bound;
+    let client = &dialler.client.pod.name;
+    let counted = endpoint.as_mut().map_or(Ok(()), |it| it.count(client));
     let connected = match (record.note_opaque(admitted), goal) {
         (Err(outcome), _) => Err(outcome),
         (Ok(permit), Some(goal)) => goal.map(|far| (permit, far)),
+        (Ok(_), None) if let Err(full) = counted => Err(full.into()),
         (Ok(permit), None) => {
             let goal = dialler.dial(&way, address, service.as_ref(), record.id);
             timed(goal, &mut took).await.map(|far| (permit, far))
@@ -399,7 +423,14 @@ async fn tell(
         took,
         endpoint,
     } = bound;
-    if let Some(full) = endpoint.as_ref().and_then(Endpoint::full) {
+    let may_dial = admitted.may_be_opaque();
+    let counted = match endpoint {
+        Some(endpoint) if may_dial => endpoint.count(&dialler.client.pod.name),
+        _ => Ok(()),
+    };
+    if let Err(full) = counted {
+        // It has nothing of the endpoint while it waits.
+        *endpoint = None;
         let speaks = tokio::select! {
             biased;
             outcome = admitted.revoked() => return Err(outcome),
@@ -408,7 +439,6 @@ async fn tell(
         let begun = None;
         return Ok(Told { speaks, begun });
     }
-    let may_dial = admitted.may_be_opaque();
     if !may_dial && near.is_none() {
         let (speaks, begun) = (Speaks::Other, None);
         return Ok(Told { speaks, begun });

@@ -51,6 +51,12 @@ pub struct PendingGuard(Arc<Admission>);
 #[derive(Debug)]
 pub struct RetryGuard(Arc<Admission>);
 
+impl ConnectionGuard {
+    pub(super) fn is_of(&self, admission: &Arc<Admission>) -> bool {
+        Arc::ptr_eq(&self.admission, admission)
+    }
+}
+
 impl Admission {
     pub(super) fn connection(
         self: &Arc<Self>,

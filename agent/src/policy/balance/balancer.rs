@@ -139,6 +139,11 @@ impl Balancer {
         self.0.admission.connection(&settings.connections, client)
     }
 
+    /// The connection is one of those that are counted here.
+    pub fn has(&self, connection: &ConnectionGuard) -> bool {
+        connection.is_of(&self.0.admission)
+    }
+
     /// A request may wait for a connection.
     pub fn pending(&self) -> Result<PendingGuard, Circuit> {
         self.0

@@ -32,6 +32,7 @@ use super::timed::{Timed, in_time};
 use super::upstream::{self, Dial, Exit, Failed, Sent};
 use crate::flow::{RequestEnds, RequestFlow};
 use crate::model::{NamespacedName, OrigDst};
+use crate::policy::balance::{Balancer, ConnectionGuard};
 use crate::policy::{Route, Table};
 use crate::proxy::outcome::Outcome;
 use crate::proxy::permit::Watch;
@@ -62,6 +63,8 @@ pub(in crate::proxy) struct Outbound {
 pub(in crate::proxy) struct Begun {
     pub(in crate::proxy) to: Reached,
     pub(in crate::proxy) dialled: Result<Stream, Outcome>,
+    /// Its place among the connections to the Service.
+    pub(in crate::proxy) counted: Option<ConnectionGuard>,
 }
 
 /// What one request leaves for the next.
@@ -274,6 +277,17 @@ impl Outbound {
     fn take_begun(&self, to: &Reached) -> Option<Result<Stream, Outcome>> {
         let begun = self.known().begun.take()?;
         (begun.to == *to).then_some(begun.dialled)
+    }
+
+    /// The place that it has among the connections of this balancer.
+    pub(super) fn take_counted(
+        &self,
+        to: &Reached,
+        balancer: &Balancer,
+    ) -> Option<ConnectionGuard> {
+        let mut known = self.known();
+        let begun = known.begun.as_mut().filter(|begun| begun.to == *to)?;
+        begun.counted.take_if(|counted| balancer.has(counted))
     }
 
     /// A request has gone its way: what was dialled for it, and not used, is of no use.

@@ -37,6 +37,11 @@ use crate::proxy::account::{Account, Held};
 use crate::proxy::outcome::Outcome;
 use crate::proxy::reach::Way;
 
+/// The longest that a client is told to stay away for want of endpoints: a new one may be there
+/// long before one that was left out is back, and calls of gRPC wait as they are told. 30
+/// seconds, as [`Refused::answer`] rounds.
+const BACK: Duration = Duration::from_millis(29_999);
+
 /// Where a request goes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Target<'a> {
@@ -323,7 +328,7 @@ impl Tries<'_> {
         picked.map_err(|refusal| match refusal {
             Refusal::NoEndpoints => {
                 let back = self.balancer.next_return(now.into_std());
-                Refused::until(ReasonKind::NoEndpoints, back)
+                Refused::until(ReasonKind::NoEndpoints, back.map(|it| it.min(BACK)))
             }
             Refusal::Overloaded => ReasonKind::Overloaded.into(),
             Refusal::CircuitOpen(circuit) => {
