@@ -254,9 +254,11 @@ impl Reader<'_> {
         let missing = keys.iter().filter(|key| !self.has(key));
         let missing: Vec<_> = missing.copied().collect();
         let [issuer, key, roots] = keys;
-        // As in Istio's own Secret, and where an issuer of cert-manager tells of no CA.
+        // As in Istio's own Secret, and where an issuer of cert-manager tells of no CA. Of one
+        // that is rotated here somebody has taken them away: there may have been a next one.
+        let is_rotated = self.object.annotation(MODE).is_some();
         let own_root = match missing[..] {
-            [only] if only == roots => self.self_signed(issuer)?,
+            [only] if only == roots && !is_rotated => self.self_signed(issuer)?,
             _ => None,
         };
         if !missing.is_empty() && own_root.is_none() {

@@ -338,6 +338,23 @@ async fn a_leader_whose_clock_is_ahead_waits_for_the_overlap() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn roots_that_somebody_empties_stay_published() {
+    let world = World::new();
+    let replica = world.replica();
+    sleep(MOMENT).await;
+    world.annotate("fairlead.dev/rotate", "2026-11-20T10:00:00Z");
+    sleep(MOMENT).await;
+    let (both, authority) = (world.bundle(), replica.authority());
+    assert_eq!(roots(&both), 2);
+    let mut emptied = world.secret();
+    emptied["data"]["root-cert.pem"] = "".into();
+    world.api.put(SECRET, emptied);
+    sleep(OVERLAP + MOMENT).await;
+    assert_eq!(world.bundle(), both);
+    assert!(Arc::ptr_eq(&replica.authority(), &authority));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_malformed_secret_leaves_the_last_good_one_in_force() {
     let world = World::new();
     let replica = world.replica();
