@@ -3,11 +3,11 @@
 use std::fmt;
 
 /// The path of a field, such as `spec.rules[0].from`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FieldPath(pub Vec<Segment>);
 
 /// One step of a [`FieldPath`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Segment {
     /// Into a map.
     Key(String),

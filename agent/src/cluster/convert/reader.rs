@@ -1,5 +1,6 @@
 //! Strict reading of JSON: whatever is not understood is reported, all of it.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,11 +42,11 @@ impl Reader {
         let Some(spec) = object.get("spec") else {
             return;
         };
-        for problem in bounds::violations(kind.as_str(), spec) {
-            if !self.problems.iter().any(|it| it.field == problem.field) {
-                self.problems.push(problem);
-            }
-        }
+        let mut found = bounds::violations(kind.as_str(), spec);
+        // A list of a megabyte may have as many problems as items.
+        let said: HashSet<_> = self.problems.iter().map(|it| &it.field).collect();
+        found.retain(|problem| !said.contains(&problem.field));
+        self.problems.extend(found);
     }
 
     /// The fields of a map that are known; any other is reported.
