@@ -30,13 +30,9 @@ impl Dial for Limited<'_> {
     async fn dial(&self) -> Result<Io, Outcome> {
         let client = &self.outbound.dialler.client.pod.name;
         let settings = self.balancer.settings();
-        let counted = match self.outbound.take_counted(&self.server.to, self.balancer) {
-            Some(counted) => counted,
-            None => {
-                let counted = self.balancer.connection(client);
-                counted.map_err(Outcome::CircuitOpen)?
-            }
-        };
+        let begun = self.outbound.take_counted(&self.server.to, self.balancer);
+        let counted = begun.map_or_else(|| self.balancer.connection(client), Ok);
+        let counted = counted.map_err(Outcome::CircuitOpen)?;
         let pending = self.balancer.pending().map_err(Outcome::CircuitOpen)?;
         let server = (self.outbound, self.server);
         let dialled = timeout(settings.timeouts.connect, server.dial()).await;
